@@ -1,0 +1,47 @@
+# Everything a person or CI runs. Each target installs what it needs on a machine with python3 >= 3.11 and venv.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-gpu check format bench lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+export UV_NO_PROGRESS := 1
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## Install the locked packages into .venv
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## Play the whole story offline, in ./demo
+	$(BIN)/clipdecoder demo
+
+test: install ## Run the tests (CPU, no network)
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: install ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: install ## Lint, format, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure this machine: images per second by stage
+	$(BIN)/python -m benchmarks.tagging
+
+lock: ## Resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras pyproject.toml -o requirements.lock
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
