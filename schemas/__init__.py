@@ -1,0 +1,1 @@
+"""What the parts promise each other: pydantic models, Arrow schemas and the exception tree."""

@@ -1,0 +1,156 @@
+"""What a run writes about itself: the run record first, a report per shard, the manifest last.
+
+`runs/<run_id>/run.json`               RunRecord, before any work: what was asked
+`runs/<run_id>/reports/<shard>.json`   ShardReport, after the shard's parts: its presence means the shard is done
+`runs/<run_id>/manifest.json`          RunManifest, last of all: its presence means the run is complete
+`models/<model_id>/config.json`        ModelRecord of every model that ever scored something
+`models/current.json`                  Promotion: which model the views show, since when, why
+`taxonomies/current/<name>.json`       TaxonomyInForce: which version of a taxonomy the views apply
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.sample import SampleStatus, ShardStatus
+from schemas.taxonomy import ScoredLabel
+
+# Threshold of every label until calibration gives it one of its own. Applied at query time only.
+DEFAULT_THRESHOLD = 0.5
+
+
+class Record(BaseModel):
+    """Base of what is stored as JSON: immutable, and unknown fields are an error rather than lost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fingerprint(Record):
+    """What tells whether a file's bytes changed, without reading them: size, and the store's tag or time of change."""
+
+    size: int
+    tag: str
+
+
+class Part(Record):
+    """One Parquet file of a shard, relative to the store."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class ModelRecord(Record):
+    """A scorer: encoder, text encoder and the map from logit to score."""
+
+    model_id: str
+    encoder_id: str
+    text_encoder_id: str
+    kind: Literal["clip"] = "clip"
+    name: str  # how the user named it, e.g. bundled:scenes
+    architecture: str
+    image_size: tuple[int, int]  # height, width in pixels
+    embedding_width: int
+    context_length: int  # text tokens
+    # score = sigmoid(slope * logit + intercept); the model's own temperature and bias where it has them
+    slope: float
+    intercept: float
+    calibration: Literal["none"] = "none"  # "none": scores are a zero-shot prior, not probabilities
+    seen_labels: tuple[str, ...] = ()
+
+
+class Promotion(Record):
+    """The model whose scores the views show."""
+
+    model_id: str
+    since: datetime
+    reason: str
+    previous: str | None = None
+
+
+class TaxonomyInForce(Record):
+    """The version of a taxonomy whose names, merges and retirements the views apply: the one asked with last."""
+
+    name: str
+    digest: str
+    since: datetime
+
+
+class RunRecord(Record):
+    """What a run is: everything that decides its results, and where its shards are.
+
+    Written before any work, and again whenever the run is asked for: only `asked_at` and `taxonomy_digest` change.
+    """
+
+    run_id: str
+    dataset: str
+    root: str  # the shards' common folder; a shard's id is its path below it
+    patterns: tuple[str, ...]
+    model_id: str
+    encoder_id: str
+    scorer: Literal["clip"]
+    taxonomy_digest: str
+    vocabulary: tuple[ScoredLabel, ...]
+    floor: float
+    top_k: int
+    max_pixels: int
+    calibration: Literal["none"]
+    created_at: datetime
+    asked_at: datetime  # the run that was asked for last counts where several scored the same label
+    versions: dict[str, str]
+
+
+class ShardReport(Record):
+    """One shard's marker and summary, written after its parts."""
+
+    run_id: str
+    shard: str
+    url: str
+    fingerprint: Fingerprint
+    status: ShardStatus
+    error: str | None = None
+    statuses: dict[SampleStatus, int]  # rows by status; the sum is the number of image members
+    members: dict[str, int]  # where every member of the tar went
+    decoded: int  # images decoded; 0 where stored features were used
+    parts: dict[str, Part]
+    seconds: dict[str, float]
+    started_at: datetime
+    finished_at: datetime
+
+    @property
+    def num_samples(self) -> int:
+        """Rows, failures included."""
+        return sum(self.statuses.values())
+
+    @property
+    def num_failed(self) -> int:
+        """Rows that are not `ok`."""
+        return self.num_samples - self.statuses.get(SampleStatus.OK, 0)
+
+
+class ShardFacts(Record):
+    """What reading a shard found, apart from its rows: kept beside stored features, so that they can stand for it."""
+
+    fingerprint: Fingerprint
+    status: ShardStatus
+    error: str | None
+    members: dict[str, int]
+    max_pixels: int
+
+
+class RunManifest(Record):
+    """The run's marker, written last of all. Present means that every shard has its rows.
+
+    It repeats every shard's report, so that a catalog reads one file and not one per shard.
+    """
+
+    run_id: str
+    shards: tuple[ShardReport, ...]
+    statuses: dict[SampleStatus, int]
+    seconds: dict[str, float]
+    shared_keys: int  # keys that stand in more than one shard
+    finished_at: datetime

@@ -1,0 +1,52 @@
+"""Settings come from arguments, then the environment, then the file; a wrong one is named."""
+
+from pathlib import Path
+
+import pytest
+
+from schemas.config import load_settings, tag_request
+from schemas.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("STORE", "FLOOR", "ORCHESTRATE"):
+        monkeypatch.delenv(f"CLIPDECODER_{name}", raising=False)
+
+
+def test_defaults() -> None:
+    assert load_settings().store == "store"
+
+
+def test_environment_wins_over_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("clipdecoder.toml").write_text('store = "s3://bucket/store"\nfloor = 0.5\n')
+    monkeypatch.setenv("CLIPDECODER_FLOOR", "0.25")
+    settings = load_settings()
+    assert (settings.store, settings.floor) == ("s3://bucket/store", 0.25)
+
+
+def test_zero_is_not_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPDECODER_FLOOR", "0")
+    assert load_settings().floor == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('stor = "x"', "unknown setting 'stor'; known: batch_size, "),
+        ("floor = 2", "setting floor = 2"),
+        ("floor = ", "clipdecoder.toml: "),
+    ],
+)
+def test_wrong_file(text: str, words: str) -> None:
+    Path("clipdecoder.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_settings()
+
+
+def test_wrong_request_names_option_and_value() -> None:
+    with pytest.raises(ConfigError, match="floor = 1.5"):
+        tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", floor=1.5)
+    with pytest.raises(ConfigError, match="device = 'tpu'"):
+        tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", device="tpu")
