@@ -1,0 +1,1 @@
+"""Where bytes live: fsspec, tar shards, Parquet, DuckDB. No torch, no Prefect."""

@@ -1,0 +1,53 @@
+"""What a store must have so that its rows can be understood: run records, taxonomies, models. Part of the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from schemas.errors import StoreError
+from schemas.manifest import ModelRecord, Promotion
+from schemas.taxonomy import Taxonomy
+from storage.files import Folder
+from storage.findings import Finding, FindingCode
+from storage.models import CURRENT, model_path
+from storage.records import read_json
+from storage.runs import StoredRun, begun, list_runs, read_run
+from storage.taxonomies import digest_in_force, taxonomy_path
+
+_Readable = type[ModelRecord] | type[Promotion] | type[Taxonomy]
+
+
+def read_sound_runs(folder: Folder) -> tuple[list[StoredRun], list[Finding]]:
+    """Return the runs that can be read, and a finding for each folder of a run that cannot."""
+    runs, findings = [], []
+    for run_id in list_runs(folder):
+        try:
+            runs.append(read_run(folder, run_id))
+        except FileNotFoundError:
+            message = "its run.json is lost, so nothing of it is shown; the same `clipdecoder tag` command writes it"
+            findings.append(Finding(code=FindingCode.RECORD, run_id=run_id, message=message))
+        except StoreError as error:
+            findings.append(Finding(code=FindingCode.RECORD, run_id=run_id, message=str(error)))
+    return sorted(runs, key=begun), findings
+
+
+def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]:
+    """Yield a finding for every taxonomy and model that the runs need, and that is not there or cannot be read."""
+    again = "the `clipdecoder tag` command that used it writes it again"
+    needed: dict[str, _Readable] = {CURRENT: Promotion} if folder.exists(CURRENT) else {}
+    for run in runs:
+        needed[taxonomy_path(run.record.taxonomy_digest)] = Taxonomy
+        needed[model_path(run.record.model_id)] = ModelRecord
+    unread = []
+    for path, kind in needed.items():
+        try:
+            record = read_json(folder, path, kind)
+            if isinstance(record, Taxonomy) and (digest := digest_in_force(folder, record.name)):
+                unread.append(taxonomy_path(digest))
+        except FileNotFoundError:
+            yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{path} is not there; {again}")
+        except StoreError as error:
+            yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{error}; remove it, and {again}")
+    for path in sorted(set(unread) - needed.keys()):
+        if not folder.exists(path):
+            yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{path} is in force and not there; {again}")

@@ -1,0 +1,140 @@
+"""The Parquet parts of a shard: sample rows, scores and features, written whole.
+
+Shapes: N samples, M kept scores, D embedding width.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.manifest import Fingerprint, Part, ShardFacts
+from schemas.sample import SampleRow, SampleStatus
+from schemas.tables import SAMPLES, SCORES, features_schema
+from storage.files import Folder, checksum, part_name
+
+ROW_GROUP_ROWS = 122_880  # DuckDB's own size: a row group is what it skips and what it hands to a thread
+_FACTS_KEY = b"clipdecoder"  # the features file's own metadata: ShardFacts as JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreColumns:
+    """Kept scores of one shard, sorted by label and then by sample; all arrays have length M."""
+
+    sample: NDArray[np.int32]  # ordinal in the shard
+    label: NDArray[np.int32]  # index into `label_ids`
+    logit: NDArray[np.float32]
+    score: NDArray[np.float32]
+    label_ids: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFeatures:
+    """What is known of a shard before it is scored: what reading found, its rows, embeddings of the good ones."""
+
+    facts: ShardFacts
+    rows: tuple[SampleRow, ...]
+    embeddings_ND: NDArray[np.float16]  # one row per `ok` sample, in order
+
+    @property
+    def ok_samples(self) -> NDArray[np.int32]:
+        """Ordinals of the samples that have an embedding, in order: (N,)."""
+        return np.array([row.sample for row in self.rows if row.status is SampleStatus.OK], dtype=np.int32)
+
+
+def features_path(encoder_id: str, dataset: str, shard: str) -> str:
+    """Return where a shard's features stand: below the dataset, since two datasets may both have a shard 00000."""
+    return f"features/{encoder_id}/{dataset}/{part_name(shard)}.parquet"
+
+
+def write_samples(folder: Folder, path: str, rows: Sequence[SampleRow]) -> Part:
+    """Write a shard's sample rows, in shard order."""
+    return _write(folder, path, pa.Table.from_pylist([asdict(row) for row in rows], schema=SAMPLES))
+
+
+def write_scores(folder: Folder, path: str, shard: str, columns: ScoreColumns) -> Part:
+    """Write a shard's kept scores in the order given, which must be label, then sample."""
+    arrays = (
+        pa.DictionaryArray.from_arrays(np.zeros(len(columns.sample), np.int32), pa.array([shard])),
+        columns.sample,
+        pa.DictionaryArray.from_arrays(columns.label, pa.array(columns.label_ids, pa.string())),
+        columns.logit,
+        columns.score,
+    )
+    table = pa.Table.from_arrays([pa.array(array) for array in arrays], schema=SCORES)
+    return _write(
+        folder,
+        path,
+        table,
+        use_dictionary=["shard", "label_id"],
+        column_encoding={"sample": "DELTA_BINARY_PACKED", "logit": "BYTE_STREAM_SPLIT", "score": "BYTE_STREAM_SPLIT"},
+    )
+
+
+def write_features(folder: Folder, path: str, features: ShardFeatures) -> Part:
+    """Write a shard's features: every sample row, with its embedding or null."""
+    width = features.embeddings_ND.shape[1]
+    schema = features_schema(width).with_metadata({_FACTS_KEY: features.facts.model_dump_json().encode()})
+    table = pa.Table.from_pylist([asdict(row) for row in features.rows], schema=SAMPLES)
+    failed = np.array([row.status is not SampleStatus.OK for row in features.rows], dtype=bool)
+    dense_ND = np.zeros((len(features.rows), width), np.float16)
+    dense_ND[~failed] = features.embeddings_ND
+    embedding = pa.FixedSizeListArray.from_arrays(
+        pa.array(dense_ND.reshape(-1), pa.float16()), width, mask=pa.array(failed)
+    )
+    return _write(folder, path, pa.Table.from_arrays([*table.columns, embedding], schema=schema))
+
+
+def read_features(folder: Folder, path: str, fingerprint: Fingerprint, max_pixels: int) -> ShardFeatures | None:
+    """Return stored features if they are of these bytes under these limits; None if there are none such.
+
+    Features can always be made again, so a damaged file counts as none and is replaced.
+    """
+    try:
+        return _parse_features(folder.read_bytes(path), fingerprint, max_pixels)
+    except (FileNotFoundError, pa.ArrowException, OSError, ValueError, KeyError):
+        return None
+
+
+def _parse_features(data: bytes, fingerprint: Fingerprint, max_pixels: int) -> ShardFeatures | None:
+    table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    facts = ShardFacts.model_validate_json((table.schema.metadata or {}).get(_FACTS_KEY, b""))
+    if facts.fingerprint != fingerprint or facts.max_pixels != max_pixels:
+        return None
+    if table.column_names != [*SAMPLES.names, "embedding"]:
+        return None
+    embedding = table["embedding"].combine_chunks()
+    width = embedding.type.list_size
+    return ShardFeatures(
+        facts=facts,
+        rows=tuple(_row(record) for record in table.drop_columns(["embedding"]).to_pylist()),
+        embeddings_ND=embedding.flatten().to_numpy(zero_copy_only=False).reshape(-1, width),  # flatten drops nulls
+    )
+
+
+def _row(record: dict[str, Any]) -> SampleRow:
+    return SampleRow(**{**record, "status": SampleStatus(record["status"])})
+
+
+def _write(folder: Folder, path: str, table: pa.Table, **options: Any) -> Part:
+    """Write a table atomically. Equal tables give equal bytes, so a repeated run does not change a file."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=3,
+        row_group_size=ROW_GROUP_ROWS,
+        write_page_checksum=True,
+        **options,
+    )
+    data = buffer.getvalue()
+    folder.write_bytes(path, data)
+    return Part(path=path, rows=table.num_rows, bytes=len(data), sha256=checksum(data))

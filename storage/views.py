@@ -1,0 +1,176 @@
+"""The SQL of the views. Text only: names and paths come in as values and are quoted here.
+
+Schema `internal` holds what the public views are made of: tables of what was read when the catalog was opened, and
+views over Parquet without keys, which cost a join. Public views stand in `main`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from schemas.manifest import DEFAULT_THRESHOLD
+from schemas.tables import ANNOTATIONS, CALIBRATION, SAMPLES, SCORES
+from storage.sandbox import PROTOCOL
+from storage.visibility import VisibleParts
+
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.dictionary(pa.int32(), pa.string()): "VARCHAR",
+    pa.int8(): "TINYINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+}
+
+# A key is joined on last, and from the left, so that a score is shown even if its sample's row should be missing.
+_WITH_KEY = """
+SELECT s.dataset, s.shard, s.sample, k.key, s.label_id, s.logit, s.score, s.run_id, s.model_id
+FROM {scores} s LEFT JOIN {samples} k ON k.{owner} = s.{owner} AND k.shard = s.shard AND k.sample = s.sample
+"""
+
+_PLAIN_TAGS = """
+SELECT s.dataset, s.shard, s.sample, s.label_id, l.name AS label, s.score, s.logit, l.threshold, l.seen, s.run_id,
+    s.model_id
+FROM internal.scores s JOIN internal.judged l ON l.dataset = s.dataset AND l.label_id = s.label_id
+WHERE l.active AND NOT l.combined AND s.score >= l.threshold
+"""
+
+# Several scored labels are one label now: a sample's best score counts, against the threshold of the one that is left.
+_COMBINED_TAGS = """
+SELECT s.dataset, s.shard, s.sample, l.label_id, any_value(l.name) AS label, max(s.score) AS score,
+    arg_max(s.logit, s.score) AS logit, any_value(l.threshold) AS threshold, any_value(l.seen) AS seen,
+    arg_max(s.run_id, s.score) AS run_id, any_value(s.model_id) AS model_id
+FROM internal.scores s
+    JOIN internal.labels m ON m.dataset = s.dataset AND m.label_id = s.label_id AND m.combined
+    JOIN internal.judged l ON l.dataset = m.dataset AND l.label_id = m.target
+WHERE l.active AND s.score >= l.threshold
+GROUP BY s.dataset, s.shard, s.sample, l.label_id
+"""
+
+_TAGS_WITH_KEY = """
+SELECT t.dataset, t.shard, t.sample, k.key, t.label_id, t.label, t.score, t.logit, t.threshold, t.seen, t.run_id,
+    t.model_id
+FROM ({tags}) t LEFT JOIN samples k ON k.dataset = t.dataset AND k.shard = t.shard AND k.sample = t.sample
+"""
+
+_THRESHOLDS = """
+SELECT coalesce(b.model_id, c.model_id) AS model_id, coalesce(b.label_id, c.label_id) AS label_id,
+    coalesce(c.threshold, {default})::DOUBLE AS threshold,
+    CASE WHEN c.threshold IS NULL THEN 'default' ELSE 'calibration' END AS source
+FROM internal.scorable b FULL JOIN internal.calibration c ON c.model_id = b.model_id AND c.label_id = b.label_id
+"""
+
+_JUDGED = """
+SELECT l.*, coalesce(t.threshold, {default})::DOUBLE AS threshold
+FROM internal.labels l LEFT JOIN thresholds t ON t.model_id = {model_id} AND t.label_id = l.label_id
+"""
+
+_LABELS = """
+SELECT dataset, label_id, name, parent, merged_into, retired, active, seen, threshold, description, synonyms
+FROM internal.judged
+"""
+
+
+def literal(value: str) -> str:
+    """Return `value` as an SQL string."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def samples_sql(parts: Sequence[VisibleParts]) -> str:
+    """Return the query of sample parts, each row with the run it comes from."""
+    constants = [{"dataset": part.dataset, "run_id": part.run_id} for part in parts]
+    return _union(_columns(SAMPLES), parts, constants, ("dataset",), ("run_id",))
+
+
+def scores_sql(parts: Sequence[VisibleParts]) -> str:
+    """Return the query of score parts without the hidden labels, each row with its run and model, without keys."""
+    constants = [{"dataset": part.dataset, "run_id": part.run_id, "model_id": part.model_id} for part in parts]
+    return _union(_columns(SCORES), parts, constants, ("dataset",), ("run_id", "model_id"))
+
+
+def views_sql(
+    *, model_id: str | None, combined: bool, annotations: Sequence[str], calibrations: dict[str, str]
+) -> Iterable[tuple[str, str]]:
+    """Yield name and query of every view over the internal ones, in the order in which they build on each other.
+
+    Args:
+        model_id: the model whose thresholds hold.
+        combined: whether labels were merged of which scores are shown; only then do tags pay for grouping.
+        annotations: files of ground truth, relative to the store.
+        calibrations: the calibration file of each model that has one.
+    """
+    default = repr(DEFAULT_THRESHOLD)
+    yield "failures", "SELECT * FROM samples WHERE status <> 'ok'"
+    yield "scores", _WITH_KEY.format(scores="internal.scores", samples="samples", owner="dataset")
+    yield "all_scores", _WITH_KEY.format(scores="internal.all_scores", samples="internal.all_samples", owner="run_id")
+    yield "annotations", _select(_columns(ANNOTATIONS), annotations)
+    yield "internal.calibration", _calibration_sql(calibrations)
+    yield "thresholds", _THRESHOLDS.format(default=default)
+    yield "internal.judged", _JUDGED.format(default=default, model_id=literal(model_id or ""))
+    yield "labels", _LABELS
+    tags = f"{_PLAIN_TAGS} UNION ALL {_COMBINED_TAGS}" if combined else _PLAIN_TAGS
+    yield "tags", _TAGS_WITH_KEY.format(tags=tags)
+    yield "runs", "SELECT * FROM internal.runs"
+    yield "models", "SELECT * FROM internal.models"
+
+
+def _calibration_sql(calibrations: dict[str, str]) -> str:
+    columns = _columns(CALIBRATION)
+    if not calibrations:
+        return _select({"model_id": "VARCHAR", **columns}, ())
+    return " UNION ALL ".join(
+        f"SELECT {literal(model_id)} AS model_id, * FROM ({_select(columns, (path,))})"
+        for model_id, path in calibrations.items()
+    )
+
+
+def _columns(schema: pa.Schema) -> dict[str, str]:
+    """Return a stored schema's columns with their types in DuckDB; which image it is comes first in every view."""
+    types = {field.name: _DUCKDB_TYPES[field.type] for field in schema}
+    return {name: types[name] for name in ("shard", "sample", "key") if name in types} | types
+
+
+def _union(
+    columns: dict[str, str],
+    parts: Sequence[VisibleParts],
+    constants: Sequence[dict[str, str]],
+    before: Sequence[str],
+    after: Sequence[str],
+) -> str:
+    """Return one query over groups of files, with each group's constants before and after the stored columns."""
+    if not parts:
+        return _select(dict.fromkeys(before, "VARCHAR") | columns | dict.fromkeys(after, "VARCHAR"), ())
+    return " UNION ALL ".join(
+        _select(
+            columns,
+            part.paths,
+            before=[f"{literal(values[name])} AS {name}" for name in before],
+            after=[f"{literal(values[name])} AS {name}" for name in after],
+            hidden=part.hidden,
+        )
+        for part, values in zip(parts, constants, strict=True)
+    )
+
+
+def _select(
+    columns: dict[str, str],
+    paths: Sequence[str],
+    *,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+    hidden: Iterable[str] = (),
+) -> str:
+    """Return the query of these columns of these files; of no files, no rows with the same columns."""
+    if not paths:
+        empty = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
+        return f"SELECT {empty} WHERE false"
+    stored = [f'"{name}"' for name in columns]  # one of them, `at`, is a word of SQL
+    files = ", ".join(literal(f"{PROTOCOL}://{path}") for path in paths)
+    labels = ", ".join(literal(label_id) for label_id in sorted(hidden))
+    return f"SELECT {', '.join([*before, *stored, *after])} FROM read_parquet([{files}], hive_partitioning = false)" + (
+        f" WHERE label_id NOT IN ({labels})" if labels else ""
+    )
