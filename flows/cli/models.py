@@ -1,0 +1,106 @@
+"""`clipdecoder models`: which models scored what, and which one the views show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.output import Json, Store, print_json, print_lines, print_table, store_url
+
+if TYPE_CHECKING:
+    from storage.files import Folder
+
+app = typer.Typer(no_args_is_help=True, help="Models of a store: list, show, promote, rollback.")
+ModelId = Annotated[str, typer.Argument(help="A model id, from `clipdecoder models list`.")]
+
+
+@app.command("list")
+def list_models(store: Store = None, as_json: Json = False) -> None:
+    """List the models that have scored something, and which one is promoted.
+
+    Example: clipdecoder models list
+    """
+    from storage.models import read_models, read_promotion
+
+    folder = _store(store)
+    promotion = read_promotion(folder)
+    rows = [
+        {
+            "model_id": record.model_id,
+            "promoted": promotion is not None and promotion.model_id == record.model_id,
+            "name": record.name,
+            "architecture": record.architecture,
+            "calibration": record.calibration,
+            "seen_labels": len(record.seen_labels),
+        }
+        for record in read_models(folder).values()
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, ["model_id", "promoted", "name", "architecture", "calibration", "seen_labels"])
+
+
+@app.command()
+def show(model_id: ModelId, store: Store = None, as_json: Json = False) -> None:
+    """Show all that the store knows of a model.
+
+    Example: clipdecoder models show 0123456789abcdef
+    """
+    from storage.models import read_model
+
+    record = read_model(_store(store), model_id)
+    if as_json:
+        print_json(record)
+    else:
+        print_lines([f"{name}: {value}" for name, value in record.model_dump(mode="json").items()])
+
+
+@app.command()
+def promote(
+    model_id: ModelId,
+    reason: Annotated[str, typer.Option(help="Why; kept with the promotion.")] = "by hand",
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Let the views `scores` and `tags` show this model.
+
+    Example: clipdecoder models promote 0123456789abcdef --reason "better on the canary shard"
+    """
+    from storage.models import promote as promote_model
+
+    _tell(promote_model(_store(store), model_id, reason).model_dump(mode="json"), as_json)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept with the promotion.")] = "rolled back by hand",
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Go back to the model that was promoted before.
+
+    Example: clipdecoder models rollback
+    """
+    from storage.models import rollback as roll_back
+
+    _tell(roll_back(_store(store), reason).model_dump(mode="json"), as_json)
+
+
+def _tell(promotion: dict[str, str | None], as_json: bool) -> None:
+    if as_json:
+        print_json(promotion)
+    else:
+        before = f", in place of {promotion['previous']}" if promotion["previous"] else ""
+        print_lines([f"promoted {promotion['model_id']}{before}: {promotion['reason']}"])
+
+
+def _store(store: str | None) -> Folder:
+    """Return the store, which must be one: another folder has no models either, but that is no answer."""
+    from storage.catalog import check_store
+    from storage.files import Folder
+
+    folder = Folder(store_url(store))
+    check_store(folder)
+    return folder

@@ -1,0 +1,114 @@
+"""How commands speak: results to stdout (one JSON value with --json), everything else to stderr.
+
+Keys, labels and messages may hold what others wrote, so nothing of theirs reaches the terminal as a control character.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from schemas.errors import ConfigError
+from storage.terminal import draw_table, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")]
+Store = Annotated[
+    str | None, typer.Option("--store", help="URL of the store.  [default: `store` in clipdecoder.toml, else ./store]")
+]
+
+# What schemas.config says as well; importing that costs a fifth of a second. A test keeps them equal.
+DEFAULT_STORE = "store"
+SETTINGS_FILE = "clipdecoder.toml"
+SETTINGS_PREFIX = "CLIPDECODER_"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout."""
+    from pydantic import BaseModel
+
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print text on stdout."""
+    for line in lines:
+        typer.echo(visible(line))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as a table on stdout; numbers to the right."""
+    numeric = [any(isinstance(row[c], int | float) and not isinstance(row[c], bool) for row in rows) for c in columns]
+    cells = (["" if row[column] is None else str(row[column]) for column in columns] for row in rows)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo(draw_table(list(zip(columns, numeric, strict=True)), cells, width), nl=False)
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal something, on stderr."""
+    typer.echo(visible(message), err=True)
+
+
+def say_error(error: Exception) -> None:
+    """Tell the person what went wrong, on stderr."""
+    from rich.text import Text
+
+    stderr().print(Text.assemble(("error:", "bold red"), " ", visible(str(error))), soft_wrap=True)
+
+
+def stderr() -> Console:
+    """Return stderr as Rich knows it, for colours and what moves."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written: it takes the place of `path` when the block ends well, else `path` stays as it was.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no content to keep, and is not to be replaced
+            with path.open("wb") as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                yield file
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except BrokenPipeError:  # whoever read the output has enough of it
+        raise
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
+def store_url(store: str | None) -> str:
+    """Return the store to use: the option, else the setting."""
+    if store is not None:
+        return store
+    if not Path(SETTINGS_FILE).exists() and not any(name.upper().startswith(SETTINGS_PREFIX) for name in os.environ):
+        return DEFAULT_STORE  # nothing is set: most commands of a day need not load what reads settings
+    from schemas.config import load_settings
+
+    return load_settings().store

@@ -1,0 +1,154 @@
+"""`clipdecoder tag`: score shards, resumably."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from flows.cli.output import Json, Store, print_json, print_lines, say, stderr
+
+if TYPE_CHECKING:
+    from flows.summary import TagSummary
+    from schemas.config import Settings, TagRequest
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(tag)
+
+
+def tag(
+    shards: Annotated[list[str], typer.Argument(help="URLs, globs or {00000..00999} ranges of tar shards.")],
+    taxonomy: Annotated[str, typer.Option(help="Taxonomy file (path or URL).")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="bundled:scenes, open_clip:NAME/TAG_OR_FILE, a model id, or current.  "
+            "[default: the promoted model, else bundled:scenes]"
+        ),
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="How to score: clip (cosine of image and text, no training).")] = "clip",
+    name: Annotated[str | None, typer.Option(help="Dataset name.  [default: the shards' folder]")] = None,
+    labels: Annotated[
+        str, typer.Option(help="all; new (not yet scored on this dataset's tagged shards); or ids: dog,cat.")
+    ] = "all",
+    floor: Annotated[float | None, typer.Option(help="Lowest score that is always stored.  [default: 0.01]")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Labels kept per image whatever their score.  [default: 20]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.  [default: 32]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.  [default: auto]")] = None,
+    max_bad: Annotated[
+        float | None, typer.Option(help="Share of failed images above which the run ends early, e.g. 0.05.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Visit again what failed, and only that.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure a sample and estimate; write nothing.")] = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Score every image of the shards for every label of the taxonomy.
+
+    The same command resumes after an interruption and picks up new or changed shards; what is done is not done again.
+    Images that fail are rows with a reason (`failures` in SQL) and do not fail the run; shards that fail do.
+
+    Example: clipdecoder tag "s3://bucket/{00000..00999}.tar" --taxonomy taxonomy.yaml --store s3://bucket/store
+    """
+    from schemas.config import load_settings, tag_request
+
+    settings = load_settings()
+    given = {
+        "floor": floor,
+        "top_k": top_k,
+        "batch_size": batch_size,
+        "device": device,
+        "max_bad": max_bad,
+        "store": store,
+        "model": model,
+    }
+    request = tag_request(
+        shards=tuple(shards),
+        taxonomy=taxonomy,
+        scorer=scorer,
+        name=name,
+        labels=labels,
+        retry_failed=retry_failed,
+        **_with_defaults(given, settings),
+    )
+    if dry_run:
+        _estimate(request, as_json)
+        return
+    try:
+        summary = run(request, settings)
+    except KeyboardInterrupt:
+        say("stopped; what is done stays done, and the same command goes on")
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(summary)
+    else:
+        print_lines(summary.lines())
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+def run(request: TagRequest, settings: Settings) -> TagSummary:
+    """Carry out a request, through Prefect unless the settings say otherwise, with a progress bar on a terminal.
+
+    Raises:
+        RequestError: found before any work, and before Prefect is started.
+    """
+    from flows.plan import plan_tag
+    from flows.progress import progress_bar, watcher
+    from flows.run import run_tag_here
+    from flows.summary import summarise
+
+    plan = plan_tag(request)
+    if plan.model.name == "bundled:scenes":
+        say("bundled:scenes knows coloured shapes only; for photographs: --model open_clip:ViT-B-32/laion2b_s34b_b79k")
+    with progress_bar(stderr()):
+        if not settings.orchestrate:
+            started = time.perf_counter()
+            return summarise(run_tag_here(plan, watcher.get()), time.perf_counter() - started)
+        return _run_flow(request)
+
+
+def _run_flow(request: TagRequest) -> TagSummary:
+    """Run the flow and return its summary, which a failed run has as well."""
+    from flows.tag import tag as tag_flow
+
+    try:
+        result: Any = tag_flow(request, return_state=True).result(raise_on_failure=False)
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        from schemas.errors import ConfigError
+
+        raise ConfigError(
+            f"the Prefect server does not answer ({error}); start it, unset PREFECT_API_URL, or set "
+            "CLIPDECODER_ORCHESTRATE=false to run without Prefect"
+        ) from None
+    if isinstance(result, Exception):
+        raise result
+    return cast("TagSummary", result)
+
+
+def _with_defaults(given: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the options given, each missing one as the settings have it."""
+    from schemas.config import Settings, TagRequest
+
+    names = TagRequest.model_fields.keys() & Settings.model_fields.keys()
+    return {name: getattr(settings, name) if given.get(name) is None else given[name] for name in names}
+
+
+def _estimate(request: TagRequest, as_json: bool) -> None:
+    from flows.estimate import estimate_tag
+    from flows.plan import plan_tag
+
+    estimate = estimate_tag(plan_tag(request))
+    if as_json:
+        print_json(estimate)
+    else:
+        print_lines(estimate.lines())

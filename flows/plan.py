@@ -1,0 +1,243 @@
+"""From a request to a plan: everything that can be wrong with a request is found here, before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from schemas.config import DEFAULT_MODEL, TagRequest
+from schemas.digests import digest_of
+from schemas.errors import ConfigError, ModelError, StoreError
+from schemas.manifest import ModelRecord, RunRecord
+from schemas.taxonomy import ScoredLabel, Taxonomy, VocabularyLabel, parse_taxonomy
+from storage.files import Folder, read_text
+from storage.models import promote, read_model, read_promotion, write_model
+from storage.patterns import ShardList, ShardRef, list_shards
+from storage.runs import StoredRun, read_runs, write_record
+from storage.taxonomies import put_in_force, write_taxonomy
+from storage.visibility import visible_labels
+
+if TYPE_CHECKING:
+    from clipdecoder.model import ClipModel
+
+ShownLabels = dict[str, dict[str, ScoredLabel]]  # by shard, by label id
+
+_VERSIONED = ("clipdecoder", "torch", "open_clip_torch", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagPlan:
+    """A checked request: what the run is, which shards it covers, and the model that scores them. Plain data."""
+
+    request: TagRequest
+    record: RunRecord
+    taxonomy: Taxonomy
+    vocabulary: tuple[VocabularyLabel, ...]  # empty if labels were to be `new`, and none is
+    model: ModelRecord
+    shards: tuple[ShardRef, ...]
+
+
+def load_taxonomy(location: str) -> Taxonomy:
+    """Return the taxonomy at a path or URL.
+
+    Raises:
+        RequestError: it cannot be read.
+        TaxonomyError: it breaks a rule.
+    """
+    return parse_taxonomy(read_text(location), source=location)
+
+
+def load_model(request: TagRequest) -> ClipModel:
+    """Return the request's model, loaded once per process.
+
+    Raises:
+        ModelError: it is unknown or unreadable, or a stored model's weights are no longer what they were.
+    """
+    spec, model_id = resolve_model(Folder(request.store), request.model)
+    return _load_as(spec, model_id, request.device)
+
+
+def load_planned_model(plan: TagPlan) -> ClipModel:
+    """Return the model that was planned with, whichever is promoted meanwhile.
+
+    Raises:
+        ModelError: its weights are no longer what they were.
+    """
+    return _load_as(plan.model.name, plan.model.model_id, plan.request.device)
+
+
+def _load_as(spec: str, model_id: str | None, device: str) -> ClipModel:
+    """Load a model by name and, where its id is known, make sure that it is that one."""
+    from clipdecoder.model import load_model as load  # seconds: not before the name is known to be good
+
+    model = load(spec, device=device)
+    if model_id is not None and model.record.model_id != model_id:
+        raise ModelError(
+            f"{spec} is now model {model.record.model_id}, and {model_id} was asked for: its weights have changed. "
+            f"Put the old weights back, or tag with --model {spec}"
+        )
+    return model
+
+
+def resolve_model(folder: Folder, model: str | None) -> tuple[str, str | None]:
+    """Return a model's loadable name and, where it is a stored one, its id.
+
+    `bundled:` and `open_clip:` names are taken as they are; ids and `current` come from the store; None is the
+    promoted model, or the bundled one in a store that has none.
+
+    Raises:
+        ModelError: the store has no such model, or none is promoted.
+    """
+    if model is not None and ":" in model:
+        return model, None
+    promotion = read_promotion(folder)
+    if promotion is None and model in (None, "current"):
+        if model is None:
+            return DEFAULT_MODEL, None
+        raise ModelError("no model is promoted in this store yet; name one, e.g. open_clip:ViT-B-32/laion2b_s34b_b79k")
+    model_id = promotion.model_id if promotion is not None and model in (None, "current") else str(model)
+    return read_model(folder, model_id).name, model_id
+
+
+def plan_tag(request: TagRequest) -> TagPlan:
+    """Return the plan of a tagging request. Touches nothing.
+
+    Raises:
+        RequestError: the taxonomy, a pattern, the model or the store is wrong.
+    """
+    folder = Folder(request.store)
+    taxonomy = load_taxonomy(request.taxonomy)
+    found = list_shards(request.shards)
+    runs = read_runs(folder)
+    dataset = request.name or default_name(found.root)
+    _check_dataset_root(dataset, found.root, runs)
+    model = load_model(request)
+    model.check_texts(taxonomy)
+    shown = shown_labels(runs, dataset, model.record.model_id, found.shards)
+    vocabulary = choose_labels(request.labels, taxonomy, shown, found.shards)
+    record = _run_record(request, dataset, found, model.record, taxonomy, vocabulary)
+    return TagPlan(
+        request=request,
+        record=record,
+        taxonomy=taxonomy,
+        vocabulary=vocabulary,
+        model=model.record,
+        shards=found.shards if vocabulary else (),
+    )
+
+
+def begin_run(plan: TagPlan) -> None:
+    """Write what the run is: taxonomy, model, run record. The first model of a store is promoted.
+
+    The taxonomy is put in force even if it has no label to score: its names, merges and retirements are views.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    folder = Folder(plan.request.store)
+    write_taxonomy(folder, plan.taxonomy)
+    put_in_force(folder, plan.taxonomy)
+    if not plan.vocabulary:
+        return
+    write_model(folder, plan.model)
+    if read_promotion(folder) is None:
+        promote(folder, plan.model.model_id, "the first model of this store")
+    write_record(folder, plan.record)
+
+
+def default_name(root: str) -> str:
+    """Return a dataset's name when none is given: the last part of the folder its shards lie in."""
+    last = root.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "dataset"
+
+
+def choose_labels(
+    labels: str, taxonomy: Taxonomy, shown: ShownLabels, shards: Sequence[ShardRef]
+) -> tuple[VocabularyLabel, ...]:
+    """Return the labels to score: `all` active ones, those named, or those that are `new` somewhere.
+
+    A label is new if on some shard the views show no scores of it, or scores for other texts than it has now. So
+    a shard that was never tagged makes every label new.
+
+    Raises:
+        ConfigError: no label is named.
+        TaxonomyError: a named label is not an active label of the taxonomy.
+    """
+    if labels == "all":
+        return taxonomy.vocabulary()
+    if labels == "new":
+        per_shard = [shown.get(ref.shard, {}) for ref in shards if ref.fingerprint is not None]
+        return tuple(label for label in taxonomy.vocabulary() if any(_is_new(label, scored) for scored in per_shard))
+    named = [label.strip() for label in labels.split(",") if label.strip()]
+    if not named:
+        raise ConfigError(f"--labels {labels!r} names no label; give all, new, or ids such as dog,cat")
+    return taxonomy.vocabulary(named)
+
+
+def shown_labels(runs: Iterable[StoredRun], dataset: str, model_id: str, shards: Iterable[ShardRef]) -> ShownLabels:
+    """Return by shard the labels that the views show of a model, for shards whose bytes are still those scored."""
+    fingerprints = {ref.shard: ref.fingerprint for ref in shards}
+    current = [
+        replace(run, reports=tuple(r for r in run.reports if r.fingerprint == fingerprints.get(r.shard)))
+        for run in runs
+        if run.record.dataset == dataset
+    ]
+    return {shard: labels for (_, shard), labels in visible_labels(current, model_id).items()}
+
+
+def _is_new(label: VocabularyLabel, scored: dict[str, ScoredLabel]) -> bool:
+    return label.label_id not in scored or scored[label.label_id].query_digest != label.query_digest
+
+
+def _check_dataset_root(dataset: str, root: str, runs: Iterable[StoredRun]) -> None:
+    """Refuse two datasets of one name: their shards' ids, and so their rows, would be taken for each other's."""
+    for run in runs:
+        if run.record.dataset == dataset and run.record.root != root:
+            raise StoreError(
+                f"the store already has a dataset {dataset!r}, from {run.record.root}, and these shards are in {root}; "
+                "give this one a name of its own with --name"
+            )
+
+
+def _run_record(
+    request: TagRequest,
+    dataset: str,
+    found: ShardList,
+    model: ModelRecord,
+    taxonomy: Taxonomy,
+    vocabulary: tuple[VocabularyLabel, ...],
+) -> RunRecord:
+    """Return the run's record. Its id is a digest of what decides the results, so the same request is the same run."""
+    identity = {
+        "root": found.root,
+        "patterns": found.patterns,
+        "model_id": model.model_id,
+        "scorer": request.scorer,
+        "vocabulary": sorted((label.label_id, label.query_digest) for label in vocabulary),
+        "floor": request.floor,
+        "top_k": request.top_k,
+        "max_pixels": request.max_pixels,
+    }
+    now = datetime.now(UTC)
+    return RunRecord(
+        run_id=f"{dataset}-{digest_of(identity)}",
+        dataset=dataset,
+        root=found.root,
+        patterns=found.patterns,
+        model_id=model.model_id,
+        encoder_id=model.encoder_id,
+        scorer=request.scorer,
+        taxonomy_digest=taxonomy.digest,
+        vocabulary=tuple(label.scored() for label in vocabulary),
+        floor=request.floor,
+        top_k=request.top_k,
+        max_pixels=request.max_pixels,
+        calibration=model.calibration,
+        created_at=now,
+        asked_at=now,
+        versions={name: version(name) for name in _VERSIONED},
+    )

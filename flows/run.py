@@ -1,0 +1,230 @@
+"""A tagging run from its plan to its manifest, whoever runs its groups of shards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from flows.plan import TagPlan, begin_run, load_planned_model
+from flows.shard_job import Scorer, needs_retry, tag_shard
+from schemas.errors import RunError, ShardError, StoreError
+from schemas.manifest import RunManifest, ShardReport
+from schemas.sample import SampleStatus, ShardStatus
+from schemas.taxonomy import VocabularyLabel
+from storage.files import Folder
+from storage.keys import count_shared_keys
+from storage.patterns import ShardRef
+from storage.runs import finished_reports, read_reports, read_run, remove_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from clipdecoder.model import ClipModel
+
+_GROUPS_TO_SEE = 64  # that many steps are progress enough
+_MAX_GROUPS = 1000  # thousands of tasks overload an orchestrator
+# A budget is judged on no fewer samples than this while the run goes on; at its end, on however many there are.
+_BUDGET_SAMPLES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTrouble:
+    """A shard that gave no rows, or not all of them."""
+
+    shard: str
+    url: str
+    status: ShardStatus
+    error: str | None
+
+
+@dataclass(kw_only=True)
+class GroupOutcome:
+    """What became of a group of shards."""
+
+    reports: list[ShardReport] = field(default_factory=list)
+    failures: list[ShardTrouble] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class RunOutcome:
+    """What became of a run: `reports` of this time, and `resumed` ones of shards that needed no visit."""
+
+    plan: TagPlan
+    resumed: dict[str, ShardReport]
+    reports: dict[str, ShardReport] = field(default_factory=dict)
+    failures: list[ShardTrouble] = field(default_factory=list)
+    shared_keys: int = 0
+    over_budget: bool = False
+
+    @property
+    def all_reports(self) -> list[ShardReport]:
+        """The report of every planned shard that is done, by shard."""
+        return [report for _, report in sorted((self.resumed | self.reports).items())]
+
+    @property
+    def statuses(self) -> Counter[SampleStatus]:
+        """Rows by status over all planned shards that are done."""
+        return count_statuses([*self.resumed.values(), *self.reports.values()])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned shard has its rows."""
+        return len(self.all_reports) == len(self.plan.shards)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to complain of: complete, no shard truncated, within budget, something scored."""
+        samples, ok = self.statuses.total(), self.statuses[SampleStatus.OK]
+        untruncated = all(report.status is ShardStatus.OK for report in self.all_reports)
+        return self.complete and untruncated and not self.over_budget and (ok > 0 or samples == 0)
+
+    def judge(self, *, at_end: bool = False) -> None:
+        """Note whether the run is over its budget of failures."""
+        self.over_budget |= exceeds_budget(self.statuses, self.plan.request.max_bad, at_end=at_end)
+
+
+Groups = Sequence[tuple[ShardRef, ...]]
+Stop = Callable[[], bool]
+# Runs groups of shards and yields the outcome of each as it ends. Once `stop()` is true it begins no further group, and
+# still yields those that are running.
+Execute = Callable[[TagPlan, Groups, Stop], Iterator[GroupOutcome]]
+Progress = Callable[[RunOutcome], None]
+
+
+def run_tag(plan: TagPlan, execute: Execute, progress: Progress = lambda outcome: None) -> RunOutcome:
+    """Carry out a plan: skip what is done, run the rest in groups, write the manifest if nothing is missing.
+
+    Raises:
+        StoreError: the store cannot be written; nothing was done.
+        RunError: it could be, and then no longer: the disk is full, the network is gone.
+    """
+    folder = Folder(plan.request.store)
+    begin_run(plan)
+    if not plan.vocabulary:
+        return RunOutcome(plan=plan, resumed={})
+    try:
+        return _carry_out(plan, folder, execute, progress)
+    except StoreError as error:
+        raise RunError(f"the run stopped; what is done stays done, and the same command goes on: {error}") from error
+
+
+def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progress) -> RunOutcome:
+    done = finished_reports(folder, plan.record.run_id, plan.shards)
+    pending = [ref for ref in plan.shards if _is_pending(plan, done.get(ref.shard))]
+    again = {ref.shard for ref in pending}
+    resumed = {shard: report for shard, report in done.items() if shard not in again}
+    outcome = RunOutcome(plan=plan, resumed=resumed)
+    progress(outcome)
+    if pending:
+        remove_manifest(folder, plan.record.run_id)
+    outcome.judge()
+    for group in execute(plan, group_shards(pending, plan.request.shards_per_task), lambda: outcome.over_budget):
+        outcome.reports |= {report.shard: report for report in group.reports}
+        outcome.failures += group.failures
+        outcome.judge()
+        progress(outcome)
+    outcome.judge(at_end=True)
+    if outcome.complete:
+        _finish(folder, outcome)
+    return outcome
+
+
+def run_tag_here(plan: TagPlan, progress: Progress = lambda outcome: None) -> RunOutcome:
+    """Carry out a plan in this thread, without an orchestrator."""
+    return run_tag(plan, execute_here, progress)
+
+
+def tag_group(plan: TagPlan, refs: Sequence[ShardRef]) -> GroupOutcome:
+    """Tag some shards one after the other. A bad shard is an entry in the outcome; the others go on."""
+    scorer = make_scorer(plan)
+    outcome = GroupOutcome()
+    for ref in refs:
+        try:
+            outcome.reports.append(tag_shard(plan, ref, scorer))
+        except ShardError as error:
+            outcome.failures.append(ShardTrouble(shard=ref.shard, url=ref.url, status=error.status, error=str(error)))
+        if exceeds_budget(count_statuses(outcome.reports), plan.request.max_bad):
+            break
+    return outcome
+
+
+def execute_here(plan: TagPlan, groups: Groups, stop: Stop) -> Iterator[GroupOutcome]:
+    """Run the groups in this thread, without an orchestrator; see `Execute`."""
+    for refs in groups:
+        if stop():
+            return
+        yield tag_group(plan, refs)
+
+
+def make_scorer(plan: TagPlan) -> Scorer:
+    """Return the model with the run's vocabulary, which is embedded once per process."""
+    return _embed_vocabulary(load_planned_model(plan), plan.vocabulary)
+
+
+@lru_cache(maxsize=2)
+def _embed_vocabulary(model: ClipModel, vocabulary: tuple[VocabularyLabel, ...]) -> Scorer:
+    label_ids = tuple(label.label_id for label in vocabulary)
+    return Scorer(model=model, queries_KD=model.encode_vocabulary(vocabulary), label_ids=label_ids)
+
+
+def group_shards(pending: Sequence[ShardRef], shards_per_task: int) -> Groups:
+    """Share shards out to groups: small ones to see progress, larger ones where they would be too many."""
+    for_progress = min(shards_per_task, math.ceil(len(pending) / _GROUPS_TO_SEE))
+    size = max(1, for_progress, math.ceil(len(pending) / _MAX_GROUPS))
+    return [tuple(pending[start : start + size]) for start in range(0, len(pending), size)]
+
+
+def count_statuses(reports: Iterable[ShardReport]) -> Counter[SampleStatus]:
+    """Return the rows by status of several shards together."""
+    statuses: Counter[SampleStatus] = Counter()
+    for report in reports:
+        statuses.update(report.statuses)
+    return statuses
+
+
+def exceeds_budget(statuses: Counter[SampleStatus], max_bad: float | None, *, at_end: bool = False) -> bool:
+    """Whether the share of failed samples is above what the request allows."""
+    samples = statuses.total()
+    if max_bad is None or samples == 0 or (samples < _BUDGET_SAMPLES and not at_end):
+        return False
+    return (samples - statuses[SampleStatus.OK]) / samples > max_bad
+
+
+def _is_pending(plan: TagPlan, done: ShardReport | None) -> bool:
+    return done is None or (plan.request.retry_failed and needs_retry(done))
+
+
+def _finish(folder: Folder, outcome: RunOutcome) -> None:
+    """Write the manifest: the run is complete. One that is there already, with nothing done since, stays as it is.
+
+    It is made of the reports in the store, not of those in memory: rows of a shard that is no longer under the
+    pattern stay rows, and another process may have done a changed shard meanwhile, or may be doing it now. In that case
+    the manifest is left for it to write.
+    """
+    run_id = outcome.plan.record.run_id
+    manifest = read_run(folder, run_id).manifest
+    if manifest is not None and not outcome.reports:
+        outcome.shared_keys = manifest.shared_keys
+        return
+    reports = read_reports(folder, run_id)
+    if not {ref.shard for ref in outcome.plan.shards} <= {report.shard for report in reports}:
+        return
+    outcome.shared_keys = count_shared_keys(folder, [report.parts["samples"] for report in reports])
+    manifest = RunManifest(
+        run_id=run_id,
+        shards=reports,
+        statuses=dict(count_statuses(reports)),
+        seconds=total_seconds(reports),
+        shared_keys=outcome.shared_keys,
+        finished_at=datetime.now(UTC),
+    )
+    write_manifest(folder, manifest)
+
+
+def total_seconds(reports: Sequence[ShardReport]) -> dict[str, float]:
+    """Return the seconds by stage of several shards together."""
+    stages = sorted({stage for report in reports for stage in report.seconds})
+    return {stage: sum(report.seconds.get(stage, 0.0) for report in reports) for stage in stages}

@@ -1,0 +1,151 @@
+"""What a tagging run came to: the numbers a person, a program and Prefect are told."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pydantic import BaseModel
+
+from flows.run import RunOutcome, ShardTrouble, total_seconds
+from schemas.sample import SampleStatus, ShardStatus
+from storage.files import Folder
+from storage.models import read_promotion
+
+MAX_LISTED = 500  # rows of the shard table; the worst come first
+
+
+class TagSummary(BaseModel):
+    """A run's result, as `tag --json` prints it."""
+
+    run_id: str
+    dataset: str
+    store: str
+    model_id: str
+    promoted: bool  # whether `scores` and `tags` show this model
+    calibration: str
+    labels: int
+    shards: int
+    tagged: int  # shards done this time
+    resumed: int  # shards that were done before
+    samples: int
+    statuses: dict[SampleStatus, int]
+    shared_keys: int
+    troubles: list[ShardTrouble]
+    decoded: int
+    seconds: dict[str, float]  # by stage, this time; decode is the sum over its threads
+    wall_seconds: float
+    complete: bool
+    ok: bool  # exit code 0
+    next_steps: list[str]
+
+    def lines(self) -> list[str]:
+        """Return the summary as Markdown lines, readable as plain text."""
+        if not self.labels:
+            return [f"dataset {self.dataset}: no label is new; every one is scored on every tagged shard"]
+        failed = Counter(self.statuses)
+        ok = failed.pop(SampleStatus.OK, 0)
+        state = "complete" if self.complete else "NOT complete"
+        lines = [
+            f"run {self.run_id}: {state}",
+            f"- {self.shards} shards: {self.tagged} tagged now, {self.resumed} before, {len(self.troubles)} in trouble",
+            f"- {self.samples} images: {ok} scored, {failed.total()} failed"
+            + (f" ({_counts(failed)})" if failed else ""),
+            f"- {self.labels} labels, model {self.model_id}, calibration: {self.calibration}",
+        ]
+        if self.decoded:
+            lines.append(f"- {self.decoded / self.wall_seconds:,.0f} images per second; {stage_line(self.seconds)}")
+        elif self.tagged:
+            lines.append("- no image was decoded: their embeddings were stored")
+        if self.shared_keys:
+            lines.append(f"- {self.shared_keys} keys stand in more than one shard; rows tell them apart by shard")
+        lines += [f"- shard {t.shard}: {t.status}: {t.error}" for t in self.troubles[:10]]
+        return lines + [f"- next: {step}" for step in self.next_steps]
+
+
+def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
+    """Return the summary of a run that has ended, well or not."""
+    record = outcome.plan.record
+    promotion = read_promotion(Folder(outcome.plan.request.store))
+    now = list(outcome.reports.values())
+    return TagSummary(
+        run_id=record.run_id,
+        dataset=record.dataset,
+        store=outcome.plan.request.store,
+        model_id=record.model_id,
+        promoted=promotion is not None and promotion.model_id == record.model_id,
+        calibration=record.calibration,
+        labels=len(outcome.plan.vocabulary),
+        shards=len(outcome.plan.shards),
+        tagged=len(now),
+        resumed=len(outcome.all_reports) - len(now),
+        samples=outcome.statuses.total(),
+        statuses=dict(outcome.statuses),
+        shared_keys=outcome.shared_keys,
+        troubles=_troubles(outcome),
+        decoded=sum(report.decoded for report in now),
+        seconds={stage: round(value, 3) for stage, value in total_seconds(now).items()},
+        wall_seconds=round(wall_seconds, 3),
+        complete=outcome.complete,
+        ok=outcome.whole,
+        next_steps=_next_steps(outcome, promoted=promotion is not None and promotion.model_id == record.model_id),
+    )
+
+
+def shard_rows(outcome: RunOutcome) -> list[dict[str, str | int | float]]:
+    """Return one row per shard for a table, the worst first, at most `MAX_LISTED`."""
+    rows: list[dict[str, str | int | float]] = [
+        {"shard": f.shard, "status": str(f.status), "samples": 0, "failed": 0, "seconds": 0.0} for f in outcome.failures
+    ]
+    reports = sorted(outcome.all_reports, key=lambda report: (-report.num_failed, report.shard))
+    rows += [
+        {
+            "shard": report.shard,
+            "status": str(report.status),
+            "samples": report.num_samples,
+            "failed": report.num_failed,
+            "seconds": round((report.finished_at - report.started_at).total_seconds(), 2),
+        }
+        for report in reports
+    ]
+    return rows[:MAX_LISTED]
+
+
+def stage_line(seconds: dict[str, float]) -> str:
+    """Return seconds per stage, the longest first: "encode 12.0 s, decode 8.1 s, ..."."""
+    ordered = sorted(seconds.items(), key=lambda item: -item[1])
+    return ", ".join(f"{stage} {value:.1f} s" for stage, value in ordered)
+
+
+def _counts(statuses: Counter[SampleStatus]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+
+
+def _troubles(outcome: RunOutcome) -> list[ShardTrouble]:
+    cut = [
+        ShardTrouble(shard=report.shard, url=report.url, status=report.status, error=report.error)
+        for report in outcome.all_reports
+        if report.status is not ShardStatus.OK
+    ]
+    return outcome.failures + cut
+
+
+def _next_steps(outcome: RunOutcome, *, promoted: bool) -> list[str]:
+    """Say what a person would do now."""
+    steps = []
+    if outcome.over_budget:
+        steps.append(
+            f"more than --max-bad {outcome.plan.request.max_bad} of the samples failed; ask `clipdecoder sql "
+            '"select status, error, count(*) from failures group by all"` why, then mend the images or raise --max-bad'
+        )
+    elif not outcome.complete:
+        steps.append("mend the shards above and run the same command again; what is done stays done")
+    elif any(report.status is ShardStatus.TRUNCATED for report in outcome.all_reports):
+        steps.append("replace the truncated shards and run the same command again; only they are read")
+    if outcome.plan.shards and outcome.statuses.total() and not outcome.statuses[SampleStatus.OK]:
+        steps.append("no image could be scored: are these image shards?")
+    if not promoted:
+        steps.append(
+            f"`scores` and `tags` show another model; show this one with `clipdecoder models promote "
+            f"{outcome.plan.record.model_id}`"
+        )
+    return steps

@@ -1,0 +1,62 @@
+"""The demo as a new user runs it, and the README's queries on the store it leaves."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.catalog import open_catalog
+from storage.query import run_query
+
+ROOT = Path(__file__).parents[2]
+COMMAND = str(Path(sys.executable).with_name("clipdecoder"))
+COOKBOOK = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "COLUMNS": "200"}
+    return subprocess.run(
+        [COMMAND, "demo", *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Play the demo once, small, through Prefect's own temporary server."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, demo(folder, "--pictures", "64")
+
+
+def test_the_story_is_told(played: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = played
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    commands = re.findall(r"^\$ clipdecoder (\w+)", done.stderr, re.MULTILINE)
+    assert commands == ["pack", "tag", "sql", "sql", "sql", "tag", "sql", "audit"]
+    assert "65 images: 64 scored, 1 failed (1 truncated)" in done.stdout
+    page = (folder / "demo" / "contact-sheet.html").read_text()
+    assert page.count("<section>") == 64 and page.count("data:image;base64,") == 64 * 6
+
+
+def test_the_demo_replaces_itself_and_nothing_else(
+    played: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    done = demo(tmp_path, "--to", str(tmp_path))
+    assert done.returncode == 2 and "not from a demo" in done.stderr
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_there_are_ten_useful_queries() -> None:
+    assert len(COOKBOOK) >= 10
+
+
+@pytest.mark.parametrize("query", COOKBOOK)
+def test_every_query_of_the_readme_runs(played: tuple[Path, subprocess.CompletedProcess[str]], query: str) -> None:
+    with open_catalog(str(played[0] / "demo" / "store")) as connection:
+        run_query(connection, query)
