@@ -1,0 +1,1 @@
+"""Scripts that measure. Every number in a document comes from one of them."""
