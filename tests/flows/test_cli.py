@@ -171,7 +171,7 @@ def test_sql_is_quick_and_loads_neither_torch_nor_prefect(tagged: World) -> None
     assert json.loads(done.stdout) == [{"n": 10}]
     loaded = {name.partition(".")[0] for name in eval(done.stderr)}
     assert not loaded & {"torch", "prefect", "open_clip", "timm", "torchvision", "webdataset"}
-    # Work beside work, not seconds: how fast the machine is, and how busy, is in both. Measured 1.6; one second when idle.
+    # Work beside work, not seconds: how fast the machine is, and how busy, is in both. Idle: one second.
     bare = "import duckdb, fsspec, numpy, pydantic, pyarrow, typer"
     sql_seconds = min(cpu_seconds([COMMAND, *words]) for _ in range(5))
     bare_seconds = min(cpu_seconds([sys.executable, "-c", bare]) for _ in range(5))
