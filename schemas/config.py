@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.errors import ConfigError, one_of
+from schemas.training import Missing, TrainConfig
 
 SETTINGS_FILE = "clipdecoder.toml"
 DEFAULT_MODEL = "bundled:scenes"
 
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: 256 MiB as RGB
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 
 class TagOptions(BaseModel):
@@ -24,10 +27,63 @@ class TagOptions(BaseModel):
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="larger pictures are refused as too_large")
     model: str | None = Field(default=None, description="None: the promoted model, else the bundled one")
     batch_size: int = Field(default=32, ge=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=DEVICE)
     decode_threads: int = Field(default=0, ge=0, description="0: one per core")
     shards_per_task: int = Field(default=16, ge=1, description="shards handed to one Prefect task")
     max_bad: float | None = Field(default=None, ge=0, le=1, description="share of failed samples that ends the run")
+
+
+class EncodeOptions(BaseModel):
+    """How images are turned into features; see `TagOptions`."""
+
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
+    batch_size: int = Field(default=32, ge=1, description="images per forward pass of the backbone")
+    device: str = Field(default="auto", pattern=DEVICE)
+    decode_threads: int = Field(default=0, ge=0)
+
+
+class TrainRequest(EncodeOptions):
+    """What `train` is asked to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: tuple[str, ...] = Field(min_length=1)
+    taxonomy: str
+    store: str
+    base: str = Field(description="image backbone: bundled:NAME, open_clip:..., timm:...")
+    text: str | None = Field(default=None, description="text encoder: open_clip:..., table:FILE; None: the base's own")
+    novel: str | None = Field(default=None, description="file of label ids that are held out, one a line")
+    name: str | None = Field(default=None, pattern=NAME)
+    recipe: TrainConfig = TrainConfig()
+    target_precision: float | None = Field(default=None, gt=0, le=1, description="of thresholds; None: best F1")
+
+
+class JudgeOptions(EncodeOptions):
+    """What `evaluate` and `calibrate` share: a model, and annotated shards that it did not learn from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: tuple[str, ...] = Field(min_length=1)
+    taxonomy: str
+    store: str
+    model: str | None = None
+    missing: Missing | None = Field(default=None, description="what a missing annotation means; None: as in training")
+    name: str | None = Field(default=None, pattern=NAME)
+
+
+class EvaluateRequest(JudgeOptions):
+    """What `evaluate` is asked to do."""
+
+    novel: str | None = Field(default=None, description="file of the label ids that ZSL is computed on")
+    scorer: Literal["clip", "decoder", "fused"] | None = None
+    local: bool = False
+    protocol: Literal["A", "F"] = Field(default="A", description="A: all images; F: those with a label of the group")
+
+
+class CalibrateRequest(JudgeOptions):
+    """What `calibrate` is asked to do."""
+
+    target_precision: float | None = Field(default=None, gt=0, le=1, description="of thresholds; None: best F1")
 
 
 class TagRequest(TagOptions):
@@ -38,10 +94,12 @@ class TagRequest(TagOptions):
     shards: tuple[str, ...] = Field(min_length=1, description="fsspec URLs, globs or brace ranges of tar shards")
     taxonomy: str = Field(description="path or URL of the taxonomy file")
     store: str = Field(description="URL of the store")
-    scorer: Literal["clip"] = "clip"
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="dataset name")
+    scorer: Literal["clip", "decoder", "fused"] | None = Field(default=None, description="None: the model's first")
+    local: bool = Field(default=False, description="clip: with the best patch's cosine")
+    name: str | None = Field(default=None, pattern=NAME, description="dataset name")
     labels: str = Field(default="all", description="all, new, or label ids joined by commas")
     retry_failed: bool = Field(default=False, description="visit again only shards with failed samples")
+    store_tokens: bool = Field(default=False, description="keep patch tokens, so that no later run needs the images")
 
 
 class Settings(TagOptions, BaseSettings):
@@ -88,14 +146,22 @@ def _describe(problem: Any) -> str:
     return f"setting {name} = {problem['input']!r}: {problem['msg']} ({SETTINGS_FILE} or CLIPDECODER_{name.upper()})"
 
 
-def tag_request(**values: Any) -> TagRequest:
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def make_request(kind: type[RequestT], **values: Any) -> RequestT:
     """Return a checked request.
 
     Raises:
         ConfigError: naming the option, the value and what would be right.
     """
     try:
-        return TagRequest(**values)
+        return kind(**values)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors())
         raise ConfigError("; ".join(problems)) from None
+
+
+def tag_request(**values: Any) -> TagRequest:
+    """Return a checked tagging request; see `make_request`."""
+    return make_request(TagRequest, **values)

@@ -13,19 +13,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from schemas.checkpoint import CheckpointRecord, Scorer
+from schemas.record import Record
 from schemas.sample import SampleStatus, ShardStatus
 from schemas.taxonomy import ScoredLabel
 
 # Threshold of every label until calibration gives it one of its own. Applied at query time only.
 DEFAULT_THRESHOLD = 0.5
-
-
-class Record(BaseModel):
-    """Base of what is stored as JSON: immutable, and unknown fields are an error rather than lost."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Fingerprint(Record):
@@ -45,22 +39,29 @@ class Part(Record):
 
 
 class ModelRecord(Record):
-    """A scorer: encoder, text encoder and the map from logit to score."""
+    """A model that scores: encoder, text encoder, head, and the map from logit to score.
+
+    A zero-shot model is found again by its `name`. A trained one is a checkpoint: its weights stand beside its record
+    in `models/<model_id>/`, and `checkpoint` says what they are.
+    """
 
     model_id: str
     encoder_id: str
     text_encoder_id: str
-    kind: Literal["clip"] = "clip"
-    name: str  # how the user named it, e.g. bundled:scenes
+    kind: Literal["clip", "decoder"] = "clip"
+    scorers: tuple[Scorer, ...] = ("clip",)  # the first is used where none is asked for
+    name: str  # how the user named it, e.g. bundled:scenes; a checkpoint: that of its base
     architecture: str
     image_size: tuple[int, int]  # height, width in pixels
     embedding_width: int
-    context_length: int  # text tokens
-    # score = sigmoid(slope * logit + intercept); the model's own temperature and bias where it has them
-    slope: float
-    intercept: float
-    calibration: Literal["none"] = "none"  # "none": scores are a zero-shot prior, not probabilities
-    seen_labels: tuple[str, ...] = ()
+    context_length: int | None = None  # text tokens, where the text encoder counts them
+    # score = sigmoid(slope * logit + intercept); the model's own temperature and bias where it has them. A checkpoint
+    # has a map for each scorer and label instead, in its calibration.parquet.
+    slope: float | None = None
+    intercept: float | None = None
+    calibration: Literal["none", "fitted"] = "none"  # "none": scores are a zero-shot prior, not probabilities
+    seen_labels: tuple[str, ...] = ()  # in the order of the checkpoint's columns
+    checkpoint: CheckpointRecord | None = None
 
 
 class Promotion(Record):
@@ -92,13 +93,13 @@ class RunRecord(Record):
     patterns: tuple[str, ...]
     model_id: str
     encoder_id: str
-    scorer: Literal["clip"]
+    scorer: Scorer
     taxonomy_digest: str
     vocabulary: tuple[ScoredLabel, ...]
     floor: float
     top_k: int
     max_pixels: int
-    calibration: Literal["none"]
+    calibration: Literal["none", "fitted"]
     created_at: datetime
     asked_at: datetime  # the run that was asked for last counts where several scored the same label
     versions: dict[str, str]

@@ -43,8 +43,21 @@ ANNOTATIONS = pa.schema(
     ]
 )
 
-# Thresholds of a model; other columns may stand beside these.
-CALIBRATION = pa.schema([pa.field("label_id", pa.string(), nullable=False), pa.field("threshold", pa.float64())])
+# Every other label, of which a model has no evidence of its own: the row that holds for novel labels.
+ANY_LABEL = "*"
+
+# How a checkpoint turns logits into scores and scores into tags, for each of its scorers and each label that it was
+# trained on; the row of `ANY_LABEL` holds for all others. score = sigmoid(slope * logit + intercept).
+CALIBRATION = pa.schema(
+    [
+        pa.field("scorer", pa.string(), nullable=False),
+        pa.field("label_id", pa.string(), nullable=False),
+        pa.field("slope", pa.float64(), nullable=False),
+        pa.field("intercept", pa.float64(), nullable=False),
+        pa.field("threshold", pa.float64(), nullable=False),
+        pa.field("positives", pa.int64(), nullable=False),  # that the map was fitted on
+    ]
+)
 
 
 def features_schema(embedding_width: int) -> pa.Schema:
@@ -54,3 +67,16 @@ def features_schema(embedding_width: int) -> pa.Schema:
     that a later run can be written from the features alone, without touching the shard.
     """
     return SAMPLES.append(pa.field("embedding", pa.list_(pa.float16(), embedding_width)))
+
+
+def tokens_schema(num_tokens: int, token_width: int) -> pa.Schema:
+    """Return the schema of a token part: one row per `ok` sample, its patch tokens as one flat list.
+
+    `tokens` is float16, patch by patch: (num_tokens, token_width) flattened.
+    """
+    return pa.schema(
+        [
+            pa.field("sample", pa.int32(), nullable=False),
+            pa.field("tokens", pa.list_(pa.float16(), num_tokens * token_width), nullable=False),
+        ]
+    )

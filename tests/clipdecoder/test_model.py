@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from clipdecoder.clock import StageClock
+from clipdecoder.cosine import CosineScorer
 from clipdecoder.model import MAX_SLOPE, ClipModel, load_model
 from clipdecoder.open_clip_models import load_open_clip
 from clipdecoder.predict import embed_images
-from clipdecoder.scores import score_embeddings
+from clipdecoder.scores import LabelMaps, keep_scores
 from clipdecoder.text import count_tokens
 from schemas.errors import ModelError, TaxonomyError
 from schemas.taxonomy import VocabularyLabel, parse_taxonomy
@@ -60,7 +61,8 @@ def test_cosines_equal_open_clips_own(folder: Path, encode_picture: Callable[...
     embedded = list(embed_images(files, model, batch_size=5, threads=2, max_pixels=10**6, clock=StageClock()))
     embeddings_ND = np.stack([image.embedding for image in embedded if image.embedding is not None])
     queries_KD = model.encode_vocabulary([label_of(str(i), text) for i, text in enumerate(TEXTS)])
-    kept = score_embeddings(embeddings_ND, queries_KD, model.record, floor=0.0, top_k=0)
+    maps = LabelMaps.shared(model.record.slope, model.record.intercept, len(queries_KD))
+    kept = keep_scores(embeddings_ND, None, CosineScorer(queries_KD=queries_KD, maps=maps), floor=0.0, top_k=0)
     logits_NK = np.zeros((len(files), len(TEXTS)), np.float32)
     logits_NK[kept.sample, kept.label] = kept.logit
     assert len(kept) == logits_NK.size

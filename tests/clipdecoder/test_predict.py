@@ -87,6 +87,32 @@ def test_an_embedding_that_is_not_finite_is_a_failure(model_folders: dict[str, P
     assert (image.status, image.embedding, image.width) == (SampleStatus.NON_FINITE, None, 50)
 
 
+def test_tokens_come_with_the_embeddings_that_come_without(model: ClipModel, encode_picture: Encode) -> None:
+    files = [encode_picture(40 + i, 40, seed=i) for i in range(5)]
+    files.insert(2, b"text")
+    options = {"batch_size": 3, "threads": 2, "max_pixels": 50_000}
+    with_tokens = list(embed_images(files, model.image, **options, clock=StageClock(), tokens=True))
+    for one, other in zip(with_tokens, embed_images(files, model, **options, clock=StageClock()), strict=True):
+        assert one.status is other.status and np.array_equal(one.embedding, other.embedding)  # type: ignore[arg-type]
+        assert other.tokens is None and (one.tokens is None) == (one.embedding is None)
+        if one.tokens is not None:
+            assert one.tokens.shape == model.image.token_shape and one.tokens.dtype == np.float16
+
+
+def test_tokens_that_are_not_finite_are_a_failure_only_where_they_are_wanted(
+    model_folders: dict[str, Path], encode_picture: Encode
+) -> None:
+    loaded = load_open_clip(f"open_clip:{model_folders['plain']}")
+    # The embedding is normalised before it is rounded; tokens are not.
+    loaded.network.state_dict()["visual.proj"].mul_(1e7)
+    huge = ClipModel(loaded, torch.device("cpu"))
+    options = {"batch_size": 3, "threads": 2, "max_pixels": 50_000, "clock": StageClock()}
+    (without,) = embed_images([encode_picture(50, 40)], huge, **options)
+    (wanted,) = embed_images([encode_picture(50, 40)], huge, **options, tokens=True)
+    assert without.status is SampleStatus.OK
+    assert (wanted.status, wanted.embedding, wanted.tokens) == (SampleStatus.NON_FINITE, None, None)
+
+
 def test_inputs_are_read_only_as_far_ahead_as_needed(model: ClipModel, encode_picture: Encode) -> None:
     data, read = encode_picture(30, 30), 0
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdecoder.scores import KeptScores, score_embeddings, scores_of
+from clipdecoder.cosine import CosineScorer
+from clipdecoder.scores import KeptScores, LabelMaps, keep_scores
 from schemas.manifest import ModelRecord
 
 
@@ -26,6 +27,21 @@ def record_of(slope: float = 10.0, intercept: float = -2.5) -> ModelRecord:
         slope=slope,
         intercept=intercept,
     )
+
+
+def score_embeddings(
+    embeddings: np.ndarray,
+    queries: np.ndarray,
+    record: ModelRecord,
+    *,
+    floor: float,
+    top_k: int,
+    chunk_rows: int | None = None,
+) -> KeptScores:
+    """Score as a zero-shot model does."""
+    maps = LabelMaps.shared(record.slope, record.intercept, len(queries))
+    scorer = CosineScorer(queries_KD=queries, maps=maps)
+    return keep_scores(embeddings, None, scorer, floor=floor, top_k=top_k, chunk_rows=chunk_rows)
 
 
 def unit_rows(count: int, seed: int, levels: int) -> np.ndarray:
@@ -123,7 +139,7 @@ def test_labels_are_independent() -> None:
 
 def test_scores_do_not_overflow() -> None:
     logits = np.array([-1, 0, 1], np.float32)
-    assert scores_of(logits, record_of(5000.0, 0.0)).tolist() == [0.0, 0.5, 1.0]
+    assert LabelMaps.shared(5000.0, 0.0, 3).scores(logits).tolist() == [0.0, 0.5, 1.0]
 
 
 def test_rows_that_are_not_finite_never_get_here() -> None:

@@ -1,0 +1,64 @@
+"""What a trained model says about itself, beside its weights: enough to load it, and to know where it comes from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.record import Record
+from schemas.training import HeadConfig, TrainConfig
+
+# How a logit is made. `clip`: cosine of image and text; `clip+local`: with the best patch's cosine; `decoder`: the
+# trained head; `fused`: the standardised sum of all that the model has.
+Scorer = Literal["clip", "clip+local", "decoder", "fused"]
+
+Branch = Literal["clip", "local", "linear", "decoder"]
+Group = Literal["seen", "novel"]
+
+
+class TrainingData(Record):
+    """What a checkpoint was trained on."""
+
+    dataset: str
+    root: str
+    patterns: tuple[str, ...]
+    digest: str  # of every sample's key, content and labels: the ground truth's state
+    shards: int
+    images: int  # annotated and readable
+    train_images: int  # that weights were fitted on
+    validation_images: int  # that chose and calibrated
+    positives: int  # annotated pairs of image and label
+    unknown_labels: dict[str, int]  # words in side files that are no label of the taxonomy, the most frequent ones
+
+
+class CheckpointRecord(Record):
+    """How a checkpoint was made, and what its weights are."""
+
+    base: str  # spec of the image backbone
+    text: str | None  # spec of the text encoder; None: the base's own
+    head: HeadConfig | None  # None: a zero-shot model that was calibrated
+    train: TrainConfig | None  # None likewise
+    branches: tuple[Branch, ...]
+    # fused = sum over branches of weight * standardised logit: weights chosen on held-out images (seen labels) and on
+    # held-out labels (novel)
+    fusion: dict[Group, dict[Branch, float]]
+    finetuned: bool  # whether the weights of the backbone are in the checkpoint
+    epochs: int  # that the head was trained for, as chosen on held-out images and labels
+    taxonomy: str
+    taxonomy_digest: str
+    novel_labels: tuple[str, ...]  # active labels of the taxonomy that were held out on request
+    calibrated_from: str | None = None  # the model that `calibrate` started from
+    data: TrainingData | None  # what it was trained on
+    calibration_data: TrainingData | None = None  # where `calibrate` fitted, if it did
+    weights_sha256: str
+    versions: dict[str, str]
+
+
+class CalibrationRow(Record):
+    """How one scorer's logit of one label becomes a score and a tag; one row of `calibration.parquet`."""
+
+    scorer: str
+    label_id: str  # or ANY_LABEL
+    slope: float
+    intercept: float
+    threshold: float
+    positives: int
