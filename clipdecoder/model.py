@@ -1,30 +1,26 @@
-"""A loaded scorer: images and texts to L2-normalised embeddings, and the ids of what computes them.
+"""Loading models by name: both towers of an open_clip model with its zero-shot prior, or each side by itself.
 
-Shapes: B batch, H W pixels, C channels, D embedding width, K labels, M texts.
+Shapes: B batch, H W pixels, C channels, D embedding width, K labels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip import CLIPTextCfg, CLIPVisionCfg
-from torch import Tensor
-from torch.nn import functional as F
 
-from clipdecoder.images import DECODE_POLICY
-from clipdecoder.open_clip_models import OpenClipModel, load_open_clip
-from clipdecoder.text import average_texts, text_problems, tokenizer_digest
-from clipdecoder.transforms import ImageTransform
+from clipdecoder.encoder import Encoded, EncoderPair, ImageEncoder, TextEncoder
+from clipdecoder.open_clip_encoders import OpenClipText, open_clip_encoders
+from clipdecoder.open_clip_models import SCHEMES, OpenClipModel, load_open_clip
+from clipdecoder.timm_models import load_timm, timm_encoder
+from clipdecoder.timm_specs import is_timm
 from schemas.digests import digest_of
-from schemas.errors import ModelError, RunError, TaxonomyError
+from schemas.errors import ModelError
 from schemas.manifest import ModelRecord
 from schemas.taxonomy import Taxonomy, VocabularyLabel
 
@@ -34,6 +30,7 @@ PRIOR_CENTRE = 0.25
 MAX_SLOPE = 100.0  # CLIP's own bound on exp(logit_scale)
 
 _models: dict[tuple[str, torch.device], ClipModel] = {}
+_timm_encoders: dict[tuple[str, torch.device], ImageEncoder] = {}
 _models_lock = threading.Lock()
 
 
@@ -45,8 +42,13 @@ def load_model(spec: str, *, device: str = "auto") -> ClipModel:
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:INDEX`.
 
     Raises:
-        ModelError: the model or the device cannot be had.
+        ModelError: the model or the device cannot be had, or the model has no text tower.
     """
+    if is_timm(spec):
+        raise ModelError(
+            f"{spec!r} knows pictures and no texts, so it scores nothing by itself; train a decoder on it, or name an "
+            f"open_clip model: {', '.join(SCHEMES)}"
+        )
     key = spec, find_device(device)
     with _models_lock:
         if key not in _models:
@@ -54,6 +56,55 @@ def load_model(spec: str, *, device: str = "auto") -> ClipModel:
             # Known by the name it was asked with, and by the one that its record gives it.
             _models[key] = _models[model.record.name, key[1]] = model
         return _models[key]
+
+
+def load_image_encoder(spec: str, *, device: str = "auto") -> ImageEncoder:
+    """Return the image side of what `spec` names, loaded once per process and device.
+
+    Args:
+        spec: as `load_model` takes it, or a timm model (see `timm_specs.TIMM_SCHEMES`).
+        device: as in `load_model`.
+
+    Raises:
+        ModelError: the model or the device cannot be had, or a timm model gives no patch tokens.
+    """
+    if not is_timm(spec):
+        return load_model(spec, device=device).image
+    key = spec, find_device(device)
+    with _models_lock:
+        if key not in _timm_encoders:
+            encoder = timm_encoder(load_timm(spec), key[1])
+            _timm_encoders[key] = _timm_encoders[encoder.name, key[1]] = encoder
+        return _timm_encoders[key]
+
+
+def load_text_encoder(spec: str, *, device: str = "auto") -> OpenClipText:
+    """Return the text tower of the open_clip model that `spec` names. A table is a `TableText` instead.
+
+    Raises:
+        ModelError: the model or the device cannot be had.
+    """
+    return load_model(spec, device=device).text
+
+
+def load_encoders(image: str, text: str | TextEncoder | None = None, *, device: str = "auto") -> EncoderPair:
+    """Return an image encoder and the text encoder to ask it with.
+
+    Args:
+        image: as in `load_image_encoder`.
+        text: spec of an open_clip model, a text encoder such as a `TableText`, or None for the image model's own.
+        device: as in `load_model`.
+
+    Raises:
+        ModelError: one of them cannot be had, or a timm model has no text encoder beside it.
+    """
+    if text is None and is_timm(image):
+        raise ModelError(
+            f"{image!r} has no text tower: name a text encoder beside it, an open_clip model or table:FILE of "
+            "precomputed embeddings"
+        )
+    encoder = load_text_encoder(text or image, device=device) if isinstance(text, str | None) else text
+    return EncoderPair(image=load_image_encoder(image, device=device), text=encoder)
 
 
 def find_device(device: str) -> torch.device:
@@ -78,91 +129,48 @@ def find_device(device: str) -> torch.device:
 
 
 class ClipModel:
-    """One open_clip model on one device. Its methods may be called from several threads.
+    """One open_clip model on one device: both its towers, and the zero-shot prior. Good for several threads.
 
-    `record` says what it is; `transform` makes its pixels from pictures.
+    `record` says what it is; `image` and `text` are its towers, which may also be used apart from each other.
     """
 
     def __init__(self, loaded: OpenClipModel, device: torch.device) -> None:
-        self.record = _record_of(loaded)
+        self.image, self.text = open_clip_encoders(loaded, device)
         self.device = device
-        self.transform = ImageTransform(loaded.preprocess, device)
-        self._tokenizer = loaded.tokenizer
-        self._network: Any = loaded.network.to(device)
+        self.transform = self.image.transform
+        self.record = self._make_record(loaded)
+
+    def encode(self, pixels_BHWC: NDArray[np.uint8], *, tokens: bool = False) -> Encoded:
+        """Return embeddings and, if asked for, patch tokens: see `ImageEncoder.encode`."""
+        return self.image.encode(pixels_BHWC, tokens=tokens)
 
     def encode_pixels(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Return embeddings_BD, float16: L2-normalised in float32, then rounded.
-
-        A row whose embedding is not finite, or has no direction, comes back as NaN throughout.
-
-        Args:
-            pixels_BHWC: pictures as `transform.to_pixels` makes them.
-
-        Raises:
-            RunError: the device has no memory for so large a batch.
-        """
-        # A copy where the array is read-only, which PyTorch cannot wrap.
-        pixels = torch.from_numpy(np.require(pixels_BHWC, np.uint8, ["C", "W"]))
-        with torch.inference_mode():
-            x_BCHW = self.transform.to_device_input(pixels.to(self.device))
-            raw_BD = self._encode(x_BCHW).float()
-            norm_B1 = raw_BD.norm(dim=-1, keepdim=True)
-            sound_B1 = norm_B1.isfinite() & (norm_B1 > 0)
-            embeddings_BD = torch.where(sound_B1, raw_BD / norm_B1, torch.nan)
-            return np.asarray(embeddings_BD.half().cpu().numpy())
+        """Return embeddings_BD, float16, L2-normalised: see `ImageEncoder.encode`."""
+        return self.image.encode_pixels(pixels_BHWC)
 
     def encode_vocabulary(self, vocabulary: Sequence[VocabularyLabel]) -> NDArray[np.float32]:
-        """Return queries_KD, float32, L2-normalised: each label's texts embedded, normalised, averaged, normalised.
-
-        Texts beyond the context length would be cut: `check_texts` refuses them beforehand.
-        """
-        if not vocabulary:
-            return np.empty((0, self.record.embedding_width), np.float32)
-        return average_texts(vocabulary, self._embed_texts)
+        """Return queries_KD, float32, L2-normalised: see `OpenClipText.encode_vocabulary`."""
+        return self.text.encode_vocabulary(vocabulary)
 
     def check_texts(self, taxonomy: Taxonomy) -> None:
-        """Refuse a taxonomy whose texts the text encoder cannot take whole.
+        """Refuse a taxonomy whose texts the text encoder cannot take whole: see `OpenClipText.check_texts`."""
+        self.text.check_texts(taxonomy)
 
-        Raises:
-            TaxonomyError: with one problem per text of too many tokens, naming line, label, count and limit, and one
-                per label that has no text at all.
-        """
-        problems = list(text_problems(taxonomy, self._tokenizer, self.record.context_length))
-        if problems:
-            raise TaxonomyError(problems)
-
-    def _encode(self, x_BCHW: Tensor) -> Tensor:
-        try:
-            raw_BD: Tensor = self._network.encode_image(x_BCHW)
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"{self.device} has no memory for a batch of {len(x_BCHW)}; run again with a smaller --batch-size"
-            ) from error
-        return raw_BD
-
-    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        with torch.inference_mode():
-            embeddings_MD: Tensor = self._network.encode_text(self._tokenizer(list(texts)).to(self.device))
-            return F.normalize(embeddings_MD.float(), dim=-1)
-
-
-def _record_of(loaded: OpenClipModel) -> ModelRecord:
-    slope, intercept = _prior_of(loaded.network)
-    transform = ImageTransform(loaded.preprocess, torch.device("cpu"))
-    encoder_id, text_encoder_id = _encoder_ids(loaded, transform)
-    identity = {"encoder": encoder_id, "text_encoder": text_encoder_id, "kind": "clip"}
-    return ModelRecord(
-        model_id=digest_of(identity | {"slope": slope, "intercept": intercept}),
-        encoder_id=encoder_id,
-        text_encoder_id=text_encoder_id,
-        name=loaded.name,
-        architecture=loaded.architecture,
-        image_size=transform.size,
-        embedding_width=loaded.config["embed_dim"],
-        context_length=loaded.tokenizer.context_length,
-        slope=slope,
-        intercept=intercept,
-    )
+    def _make_record(self, loaded: OpenClipModel) -> ModelRecord:
+        slope, intercept = _prior_of(loaded.network)
+        identity = {"encoder": self.image.encoder_id, "text_encoder": self.text.text_encoder_id, "kind": "clip"}
+        return ModelRecord(
+            model_id=digest_of(identity | {"slope": slope, "intercept": intercept}),
+            encoder_id=self.image.encoder_id,
+            text_encoder_id=self.text.text_encoder_id,
+            name=loaded.name,
+            architecture=loaded.architecture,
+            image_size=self.transform.size,
+            embedding_width=loaded.config["embed_dim"],
+            context_length=self.text.context_length,
+            slope=slope,
+            intercept=intercept,
+        )
 
 
 def _prior_of(network: Any) -> tuple[float, float]:
@@ -182,44 +190,3 @@ def _prior_of(network: Any) -> tuple[float, float]:
             f"the model's logit scale or bias is not finite ({slope}, {intercept}): are its weights whole?"
         )
     return round(slope, 6), round(intercept, 6)
-
-
-def _encoder_ids(loaded: OpenClipModel, transform: ImageTransform) -> tuple[str, str]:
-    """Return `encoder_id` and `text_encoder_id`: hashes of the float32 state as loaded, wherever it came from."""
-    state = loaded.network.state_dict()
-    visual = {name: value for name, value in state.items() if name.startswith("visual.")}
-    # CLIP keeps its text tower at the top, CustomTextCLIP in `text`: the same weights have the same id in both.
-    text = {
-        name.removeprefix("text."): value
-        for name, value in state.items()
-        if name not in visual and name not in ("logit_scale", "logit_bias")
-    }
-    shared = {key: loaded.config.get(key) for key in ("embed_dim", "multimodal_cfg")}
-    shared["quick_gelu"] = bool(loaded.config.get("quick_gelu", False))
-    vision_cfg, text_cfg = _tower_configs(loaded.config)
-    visual_identity = {"weights": _weights_digest(visual), "config": vision_cfg, "preprocess": transform.describe()}
-    text_identity = {
-        "weights": _weights_digest(text),
-        "config": text_cfg,
-        "tokenizer": tokenizer_digest(loaded.tokenizer),
-    }
-    return digest_of(shared | visual_identity | {"decode": DECODE_POLICY}), digest_of(shared | text_identity)
-
-
-def _tower_configs(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return both towers' configurations with every default filled in, so that leaving one out changes no id."""
-    vision_cfg = asdict(CLIPVisionCfg(**config["vision_cfg"]))
-    text_cfg = asdict(CLIPTextCfg(**config["text_cfg"]))
-    # Where towers or tokenizer came from at first is no part of what they are.
-    del vision_cfg["timm_model_pretrained"], text_cfg["hf_model_pretrained"], text_cfg["hf_tokenizer_name"]
-    return vision_cfg, text_cfg
-
-
-def _weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes, in order of names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        array = value.detach().cpu().contiguous().numpy()
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

@@ -29,7 +29,7 @@ _PREFERRED_WEIGHTS = {"open_clip_model.safetensors", "open_clip_pytorch_model.sa
 _PICKLES = (".bin", ".pth")
 _PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
 # What open_clip and safetensors raise on a configuration that makes no model, or weights that are not its own.
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     OSError,
     RuntimeError,
     ValueError,
@@ -40,7 +40,7 @@ _LOAD_ERRORS = (
     ImportError,
     SafetensorError,
 )
-_HOW_TO_CONVERT = (
+HOW_TO_CONVERT = (
     "only safetensors files are read, since reading a pickle can run code. If you trust it, convert it once: "
     "state = torch.load(FILE, weights_only=True); state = state.get('state_dict', state); "
     "safetensors.torch.save_file({k.removeprefix('module.'): v.clone() for k, v in state.items()}, "
@@ -111,12 +111,12 @@ def _load_file(name: str, pretrained: str, spec: str) -> OpenClipModel:
         found = _load(name, spec, weights=str(path), preprocess=_shared_preprocess(name))
         return replace(found, name=f"open_clip:{name}/{path.resolve()}")
     if path.is_file():
-        raise ModelError(f"{spec!r}: cannot read weights from {path.name!r}: {_HOW_TO_CONVERT}")
+        raise ModelError(f"{spec!r}: cannot read weights from {path.name!r}: {HOW_TO_CONVERT}")
     if path.suffix == ".safetensors":
         raise ModelError(f"{spec!r}: there is no file {pretrained!r}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     raise ModelError(
-        f"unknown tag {pretrained!r} of {name}; {_nearest(pretrained, tags)}; "
+        f"unknown tag {pretrained!r} of {name}; {nearest(pretrained, tags)}; "
         f"to list all: open_clip.list_pretrained_tags_by_model({name!r}); "
         f"or name a file: open_clip:{name}/FILE.safetensors"
     )
@@ -127,7 +127,7 @@ def _load_folder(folder: Path, spec: str) -> OpenClipModel:
     weights = {path.name for path in folder.glob("*.safetensors")}
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not weights:
-        hint = f"; {pickles[0]!r} is there: {_HOW_TO_CONVERT}" if pickles else ""
+        hint = f"; {pickles[0]!r} is there: {HOW_TO_CONVERT}" if pickles else ""
         raise ModelError(f"{spec!r}: no safetensors file beside {CONFIG_FILE}{hint}")
     if pickles and not weights & _PREFERRED_WEIGHTS:
         raise ModelError(
@@ -151,7 +151,7 @@ def _load(
         network = open_clip.create_model(
             name, weights, force_preprocess_cfg=preprocess, require_pretrained=True, **overrides
         )
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ModelError(f"cannot load {spec!r}: {_explain(error)}") from error
     return OpenClipModel(
         name=spec,
@@ -182,12 +182,13 @@ def _unknown_architecture(name: str, spec: str) -> ModelError:
     if Path(spec.partition(":")[2]).expanduser().is_dir():
         return ModelError(f"{spec!r} is a folder without {CONFIG_FILE}; it needs that and safetensors weights")
     return ModelError(
-        f"unknown architecture {name!r} in {spec!r}; {_nearest(name, open_clip.list_models())}; "
+        f"unknown architecture {name!r} in {spec!r}; {nearest(name, open_clip.list_models())}; "
         f"to list all: open_clip.list_models()"
     )
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the part of an "unknown name" error that offers the names most like `word`, of a long list."""
     names = sorted(known)
     folded = {name.lower(): name for name in names}
     near = [folded[match] for match in difflib.get_close_matches(word.lower(), folded, n=5, cutoff=0.5)]

@@ -1,6 +1,6 @@
 """Image bytes to embeddings: decoding in threads, the model in batches, one answer for every input, in order.
 
-Shapes: B batch, D embedding width, H W pixels, C channels.
+Shapes: B batch, D embedding width, T patch tokens, H W pixels, C channels of a picture or numbers in a token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,27 @@ from schemas.errors import SampleError
 from schemas.sample import SampleStatus
 
 if TYPE_CHECKING:
-    from clipdecoder.model import ClipModel
+    from clipdecoder.encoder import Encoded
+    from clipdecoder.transforms import ImageTransform
+
+
+class PixelEncoder(Protocol):
+    """What embeds: an `ImageEncoder`, or a whole `ClipModel`."""
+
+    transform: ImageTransform
+
+    def encode(self, pixels_BHWC: NDArray[np.uint8], *, tokens: bool = False) -> Encoded:
+        """Return embeddings and, if asked for, patch tokens; a row that could not be computed is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedImage:
-    """What became of one image. `embedding` is there exactly where `status` is `OK`."""
+    """What became of one image. `embedding` is there exactly where `status` is `OK`, and so are tokens if asked for."""
 
     width: int | None = None  # pixels, as a person sees the picture; absent where it could not be decoded
     height: int | None = None
     embedding: NDArray[np.float16] | None = None  # (D,), L2-normalised
+    tokens: NDArray[np.float16] | None = None  # (T, C), not normalised
     status: SampleStatus = SampleStatus.OK
     error: str | None = None
 
@@ -44,12 +55,13 @@ class _Prepared:
 
 def embed_images(
     images: Iterable[bytes],
-    model: ClipModel,
+    model: PixelEncoder,
     *,
     batch_size: int,
     threads: int,
     max_pixels: int,
     clock: StageClock,
+    tokens: bool = False,
 ) -> Iterator[EmbeddedImage]:
     """Yield one `EmbeddedImage` per input, in order: a bad image is a failure in its place, never an exception.
 
@@ -63,6 +75,7 @@ def embed_images(
         threads: decoding threads; 0 for one per core. They change no result.
         max_pixels: pictures of more pixels are refused as `too_large`.
         clock: gets `decode` (seconds of all threads together) and `encode`.
+        tokens: whether patch tokens are wanted too.
     """
 
     def prepare(data: bytes) -> _Prepared:
@@ -73,11 +86,11 @@ def embed_images(
     prepared = _map_in_order(prepare, images, num_threads=num_threads, in_flight=batch_size + num_threads)
     while batch := list(islice(prepared, batch_size)):
         with clock.stage("encode"):
-            embedded = _embed_batch(batch, model)
+            embedded = _embed_batch(batch, model, tokens)
         yield from embedded
 
 
-def _prepare(data: bytes, model: ClipModel, max_pixels: int) -> _Prepared:
+def _prepare(data: bytes, model: PixelEncoder, max_pixels: int) -> _Prepared:
     width = height = None
     try:
         picture = decode_image(data, max_pixels=max_pixels)
@@ -89,21 +102,25 @@ def _prepare(data: bytes, model: ClipModel, max_pixels: int) -> _Prepared:
     return _Prepared(EmbeddedImage(width=width, height=height), pixels_HWC)
 
 
-def _embed_batch(batch: list[_Prepared], model: ClipModel) -> list[EmbeddedImage]:
+def _embed_batch(batch: list[_Prepared], model: PixelEncoder, tokens: bool) -> list[EmbeddedImage]:
     pixels = [prepared.pixels_HWC for prepared in batch if prepared.pixels_HWC is not None]
     if not pixels:
         return [prepared.image for prepared in batch]
-    embeddings = iter(model.encode_pixels(np.stack(pixels)))
+    encoded = model.encode(np.stack(pixels), tokens=tokens)
+    tokens_BTC = encoded.tokens_BTC if encoded.tokens_BTC is not None else [None] * len(pixels)
+    rows = zip(encoded.embeddings_BD, tokens_BTC, strict=True)
     return [
-        prepared.image if prepared.pixels_HWC is None else _with_embedding(prepared.image, next(embeddings))
+        prepared.image if prepared.pixels_HWC is None else _with_features(prepared.image, *next(rows))
         for prepared in batch
     ]
 
 
-def _with_embedding(image: EmbeddedImage, embedding_D: NDArray[np.float16]) -> EmbeddedImage:
+def _with_features(
+    image: EmbeddedImage, embedding_D: NDArray[np.float16], tokens_TC: NDArray[np.float16] | None
+) -> EmbeddedImage:
     if np.isfinite(embedding_D).all():
-        return replace(image, embedding=embedding_D)
-    return replace(image, status=SampleStatus.NON_FINITE, error="the model gave an embedding that is not finite")
+        return replace(image, embedding=embedding_D, tokens=tokens_TC)
+    return replace(image, status=SampleStatus.NON_FINITE, error="the model gave numbers that are not finite")
 
 
 def _map_in_order(

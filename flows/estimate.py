@@ -12,18 +12,14 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from clipdecoder.clock import StageClock
+from flows.features import stored_features
 from flows.plan import TagPlan
 from flows.reading import ShardReading, require_fingerprint
 from flows.run import make_scorer
-from flows.shard_job import (
-    Scorer,
-    score_columns,
-    score_features,
-    stored_features,
-)
+from flows.shard_job import Scorer, score_columns, score_features
 from schemas.errors import ShardError
 from storage.files import Folder
-from storage.parts import write_features, write_samples, write_scores
+from storage.parts import write_features, write_samples, write_scores, write_tokens
 from storage.patterns import ShardRef
 from storage.runs import finished_reports
 
@@ -103,11 +99,12 @@ def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> M
         ShardError: the shard cannot be read.
     """
     clock, started = StageClock(), time.perf_counter()
-    features = stored_features(plan, ref, clock)
-    from_store = features is not None
-    if features is None:
-        reading = ShardReading(ref=ref, plan=plan, clock=clock, max_samples=max_images)
-        features = reading.embed(scorer.model, require_fingerprint(ref))
+    wanted = plan.features(tokens=scorer.vocabulary.needs_tokens)
+    features = stored_features(wanted, ref, clock)
+    from_store = features is not None and (features.tokens_NTC is not None or not wanted.wants_tokens)
+    if features is None or not from_store:
+        reading = ShardReading(ref=ref, wanted=wanted, clock=clock, max_samples=max_images)
+        features = reading.embed(scorer.encoder, require_fingerprint(ref))
     kept = score_features(plan, features, scorer, clock)
     memory = Folder(f"memory://estimate-{uuid.uuid4().hex}")
     with clock.stage("write"):
@@ -117,6 +114,8 @@ def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> M
         ]
         if not from_store:
             parts.append(write_features(memory, "features.parquet", features))
+        if not from_store and wanted.store_tokens:
+            parts.append(write_tokens(memory, "tokens.parquet", features))
     memory.fs.rm(memory.root, recursive=True)
     return Measured(
         images=len(features.rows),

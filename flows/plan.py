@@ -6,27 +6,28 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from schemas.config import DEFAULT_MODEL, TagRequest
+from flows.features import FeatureRequest
+from flows.models import choose_scorer, load_model, load_recorded
+from flows.versions import versions
+from schemas.checkpoint import Scorer
+from schemas.config import TagRequest
 from schemas.digests import digest_of
-from schemas.errors import ConfigError, ModelError, StoreError
+from schemas.errors import ConfigError, StoreError
 from schemas.manifest import ModelRecord, RunRecord
 from schemas.taxonomy import ScoredLabel, Taxonomy, VocabularyLabel, parse_taxonomy
 from storage.files import Folder, read_text
-from storage.models import promote, read_model, read_promotion, write_model
+from storage.models import promote, read_promotion, write_model
 from storage.patterns import ShardList, ShardRef, list_shards
 from storage.runs import StoredRun, read_runs, write_record
 from storage.taxonomies import put_in_force, write_taxonomy
 from storage.visibility import visible_labels
 
 if TYPE_CHECKING:
-    from clipdecoder.model import ClipModel
+    from flows.models import Model
 
 ShownLabels = dict[str, dict[str, ScoredLabel]]  # by shard, by label id
-
-_VERSIONED = ("clipdecoder", "torch", "open_clip_torch", "pillow", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,20 @@ class TagPlan:
     model: ModelRecord
     shards: tuple[ShardRef, ...]
 
+    def features(self, *, tokens: bool) -> FeatureRequest:
+        """Return which features the run needs."""
+        return FeatureRequest(
+            store=self.request.store,
+            dataset=self.record.dataset,
+            encoder_id=self.record.encoder_id,
+            batch_size=self.request.batch_size,
+            decode_threads=self.request.decode_threads,
+            max_pixels=self.request.max_pixels,
+            tokens=tokens,
+            store_tokens=self.request.store_tokens,
+            retry_failed=self.request.retry_failed,
+        )
+
 
 def load_taxonomy(location: str) -> Taxonomy:
     """Return the taxonomy at a path or URL.
@@ -51,56 +66,13 @@ def load_taxonomy(location: str) -> Taxonomy:
     return parse_taxonomy(read_text(location), source=location)
 
 
-def load_model(request: TagRequest) -> ClipModel:
-    """Return the request's model, loaded once per process.
-
-    Raises:
-        ModelError: it is unknown or unreadable, or a stored model's weights are no longer what they were.
-    """
-    spec, model_id = resolve_model(Folder(request.store), request.model)
-    return _load_as(spec, model_id, request.device)
-
-
-def load_planned_model(plan: TagPlan) -> ClipModel:
+def load_planned_model(plan: TagPlan) -> Model:
     """Return the model that was planned with, whichever is promoted meanwhile.
 
     Raises:
         ModelError: its weights are no longer what they were.
     """
-    return _load_as(plan.model.name, plan.model.model_id, plan.request.device)
-
-
-def _load_as(spec: str, model_id: str | None, device: str) -> ClipModel:
-    """Load a model by name and, where its id is known, make sure that it is that one."""
-    from clipdecoder.model import load_model as load  # seconds: not before the name is known to be good
-
-    model = load(spec, device=device)
-    if model_id is not None and model.record.model_id != model_id:
-        raise ModelError(
-            f"{spec} is now model {model.record.model_id}, and {model_id} was asked for: its weights have changed. "
-            f"Put the old weights back, or tag with --model {spec}"
-        )
-    return model
-
-
-def resolve_model(folder: Folder, model: str | None) -> tuple[str, str | None]:
-    """Return a model's loadable name and, where it is a stored one, its id.
-
-    `bundled:` and `open_clip:` names are taken as they are; ids and `current` come from the store; None is the
-    promoted model, or the bundled one in a store that has none.
-
-    Raises:
-        ModelError: the store has no such model, or none is promoted.
-    """
-    if model is not None and ":" in model:
-        return model, None
-    promotion = read_promotion(folder)
-    if promotion is None and model in (None, "current"):
-        if model is None:
-            return DEFAULT_MODEL, None
-        raise ModelError("no model is promoted in this store yet; name one, e.g. open_clip:ViT-B-32/laion2b_s34b_b79k")
-    model_id = promotion.model_id if promotion is not None and model in (None, "current") else str(model)
-    return read_model(folder, model_id).name, model_id
+    return load_recorded(Folder(plan.request.store), plan.model, plan.request.device)
 
 
 def plan_tag(request: TagRequest) -> TagPlan:
@@ -114,12 +86,13 @@ def plan_tag(request: TagRequest) -> TagPlan:
     found = list_shards(request.shards)
     runs = read_runs(folder)
     dataset = request.name or default_name(found.root)
-    _check_dataset_root(dataset, found.root, runs)
-    model = load_model(request)
+    check_dataset_root(dataset, found.root, runs)
+    model = load_model(folder, request.model, request.device)
     model.check_texts(taxonomy)
+    scorer = choose_scorer(model.record, request.scorer, local=request.local)
     shown = shown_labels(runs, dataset, model.record.model_id, found.shards)
     vocabulary = choose_labels(request.labels, taxonomy, shown, found.shards)
-    record = _run_record(request, dataset, found, model.record, taxonomy, vocabulary)
+    record = _run_record(request, dataset, found, model.record, scorer, taxonomy, vocabulary)
     return TagPlan(
         request=request,
         record=record,
@@ -193,7 +166,7 @@ def _is_new(label: VocabularyLabel, scored: dict[str, ScoredLabel]) -> bool:
     return label.label_id not in scored or scored[label.label_id].query_digest != label.query_digest
 
 
-def _check_dataset_root(dataset: str, root: str, runs: Iterable[StoredRun]) -> None:
+def check_dataset_root(dataset: str, root: str, runs: Iterable[StoredRun]) -> None:
     """Refuse two datasets of one name: their shards' ids, and so their rows, would be taken for each other's."""
     for run in runs:
         if run.record.dataset == dataset and run.record.root != root:
@@ -208,6 +181,7 @@ def _run_record(
     dataset: str,
     found: ShardList,
     model: ModelRecord,
+    scorer: Scorer,
     taxonomy: Taxonomy,
     vocabulary: tuple[VocabularyLabel, ...],
 ) -> RunRecord:
@@ -216,7 +190,7 @@ def _run_record(
         "root": found.root,
         "patterns": found.patterns,
         "model_id": model.model_id,
-        "scorer": request.scorer,
+        "scorer": scorer,
         "vocabulary": sorted((label.label_id, label.query_digest) for label in vocabulary),
         "floor": request.floor,
         "top_k": request.top_k,
@@ -230,7 +204,7 @@ def _run_record(
         patterns=found.patterns,
         model_id=model.model_id,
         encoder_id=model.encoder_id,
-        scorer=request.scorer,
+        scorer=scorer,
         taxonomy_digest=taxonomy.digest,
         vocabulary=tuple(label.scored() for label in vocabulary),
         floor=request.floor,
@@ -239,5 +213,5 @@ def _run_record(
         calibration=model.calibration,
         created_at=now,
         asked_at=now,
-        versions={name: version(name) for name in _VERSIONED},
+        versions=versions(),
     )

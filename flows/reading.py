@@ -1,6 +1,6 @@
 """One pass over a shard: every image member read, decoded and embedded, and a row for each, in the order of the tar.
 
-Shapes: N samples that could be decoded, D embedding width.
+Shapes: N samples that could be decoded, D embedding width, T patch tokens, C token width.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from flows.plan import TagPlan
 from schemas.errors import ShardError
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import MemberCounts, Sample, SampleRow, SampleStatus, ShardStatus
@@ -24,8 +23,17 @@ from storage.patterns import ShardRef
 from storage.shards import iter_samples
 
 if TYPE_CHECKING:
-    from clipdecoder.model import ClipModel
+    from clipdecoder.encoder import ImageEncoder
     from clipdecoder.predict import EmbeddedImage
+    from flows.features import FeatureRequest
+
+
+class KnownSample(NamedTuple):
+    """What an earlier reading made of a sample."""
+
+    row: SampleRow
+    embedding: NDArray[np.float16]
+    tokens: NDArray[np.float16] | None
 
 
 @dataclass(kw_only=True)
@@ -36,16 +44,16 @@ class ShardReading:
     """
 
     ref: ShardRef
-    plan: TagPlan
+    wanted: FeatureRequest
     clock: StageClock
     max_samples: int | None = None
-    known: dict[int, tuple[SampleRow, NDArray[np.float16]]] = field(default_factory=dict)
+    known: dict[int, KnownSample] = field(default_factory=dict)
     counts: MemberCounts = field(default_factory=MemberCounts)
     samples: list[tuple[Sample, str | None]] = field(default_factory=list)  # without their bytes; with their sha256
     end: ShardError | None = None
     decoded: int = 0
 
-    def embed(self, model: ClipModel, fingerprint: Fingerprint) -> ShardFeatures:
+    def embed(self, encoder: ImageEncoder, fingerprint: Fingerprint) -> ShardFeatures:
         """Read, decode and embed the whole shard.
 
         Raises:
@@ -53,28 +61,36 @@ class ShardReading:
         """
         from clipdecoder.predict import embed_images
 
-        request = self.plan.request
         embedded = embed_images(
             self._images(),
-            model,
-            batch_size=request.batch_size,
-            threads=request.decode_threads,
-            max_pixels=request.max_pixels,
+            encoder,
+            batch_size=self.wanted.batch_size,
+            threads=self.wanted.decode_threads,
+            max_pixels=self.wanted.max_pixels,
+            tokens=self.wanted.wants_tokens,
             clock=self.clock,
         )
         results = list(embedded)
         self.decoded = len(results)
-        rows, embeddings = self._rows(iter(results))
+        rows, images = self._rows(iter(results))
         facts = ShardFacts(
             fingerprint=fingerprint,
             status=self.end.status if self.end else ShardStatus.OK,
             error=str(self.end) if self.end else None,
             members=asdict(self.counts),
-            max_pixels=request.max_pixels,
+            max_pixels=self.wanted.max_pixels,
         )
-        width = self.plan.model.embedding_width
-        stacked = np.stack(embeddings) if embeddings else np.zeros((0, width), np.float16)
-        return ShardFeatures(facts=facts, rows=tuple(rows), embeddings_ND=stacked)
+        embeddings = [embedding for embedding, _ in images]
+        tokens = [own for _, own in images if own is not None]
+        return ShardFeatures(
+            facts=facts,
+            rows=tuple(rows),
+            embeddings_ND=np.stack(embeddings) if images else np.zeros((0, encoder.embedding_width), np.float16),
+            tokens_NTC=self._stacked(tokens, encoder) if self.wanted.wants_tokens else None,
+        )
+
+    def _stacked(self, tokens: list[NDArray[np.float16]], encoder: ImageEncoder) -> NDArray[np.float16]:
+        return np.stack(tokens) if tokens else np.zeros((0, encoder.num_tokens, encoder.token_width), np.float16)
 
     def _images(self) -> Iterator[bytes]:
         """Yield the bytes that are to be decoded, remembering every sample on the way."""
@@ -99,23 +115,25 @@ class ShardReading:
             self.end = error
             return None
 
-    def _rows(self, results: Iterator[EmbeddedImage]) -> tuple[list[SampleRow], list[NDArray[np.float16]]]:
-        """Join what was read with what was decoded, one row per sample."""
+    def _rows(
+        self, results: Iterator[EmbeddedImage]
+    ) -> tuple[list[SampleRow], list[tuple[NDArray[np.float16], NDArray[np.float16] | None]]]:
+        """Join what was read with what was decoded: one row per sample, embedding and tokens of each good one."""
         rows: list[SampleRow] = []
-        embeddings: list[NDArray[np.float16]] = []
+        images: list[tuple[NDArray[np.float16], NDArray[np.float16] | None]] = []
         for sample, digest in self.samples:
             if sample.sample in self.known:
-                row, embedding = self.known[sample.sample]
+                row, embedding, tokens = self.known[sample.sample]
+                rows.append(row)
+                images.append((embedding, tokens))
             elif sample.status is not SampleStatus.OK:
-                row, embedding = self._row(sample, digest, sample.status, sample.error), None
+                rows.append(self._row(sample, digest, sample.status, sample.error))
             else:
                 image = next(results)
-                row = self._row(sample, digest, image.status, image.error, image.width, image.height)
-                embedding = image.embedding
-            rows.append(row)
-            if embedding is not None:
-                embeddings.append(embedding)
-        return rows, embeddings
+                rows.append(self._row(sample, digest, image.status, image.error, image.width, image.height))
+                if image.embedding is not None:
+                    images.append((image.embedding, image.tokens))
+        return rows, images
 
     def _row(
         self,

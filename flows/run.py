@@ -22,7 +22,8 @@ from storage.patterns import ShardRef
 from storage.runs import finished_reports, read_reports, read_run, remove_manifest, write_manifest
 
 if TYPE_CHECKING:
-    from clipdecoder.model import ClipModel
+    from flows.models import Model
+    from schemas.checkpoint import Scorer as ScorerName
 
 _GROUPS_TO_SEE = 64  # that many steps are progress enough
 _MAX_GROUPS = 1000  # thousands of tasks overload an orchestrator
@@ -161,13 +162,13 @@ def execute_here(plan: TagPlan, groups: Groups, stop: Stop) -> Iterator[GroupOut
 
 def make_scorer(plan: TagPlan) -> Scorer:
     """Return the model with the run's vocabulary, which is embedded once per process."""
-    return _embed_vocabulary(load_planned_model(plan), plan.vocabulary)
+    return _embed_vocabulary(load_planned_model(plan), plan.vocabulary, plan.record.scorer)
 
 
 @lru_cache(maxsize=2)
-def _embed_vocabulary(model: ClipModel, vocabulary: tuple[VocabularyLabel, ...]) -> Scorer:
+def _embed_vocabulary(model: Model, vocabulary: tuple[VocabularyLabel, ...], scorer: ScorerName) -> Scorer:
     label_ids = tuple(label.label_id for label in vocabulary)
-    return Scorer(model=model, queries_KD=model.encode_vocabulary(vocabulary), label_ids=label_ids)
+    return Scorer(encoder=model.encoders.image, vocabulary=model.scorer(vocabulary, scorer), label_ids=label_ids)
 
 
 def group_shards(pending: Sequence[ShardRef], shards_per_task: int) -> Groups:

@@ -1,7 +1,4 @@
-"""One shard from its tar to its report: read, embed, score, write. A plain function over plain data.
-
-Shapes: N samples that could be decoded, K labels, D embedding width.
-"""
+"""One shard from its tar to its report: read, embed, score, write. A plain function over plain data."""
 
 from __future__ import annotations
 
@@ -10,38 +7,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clipdecoder.clock import StageClock
+from flows.features import shard_features
 from flows.plan import TagPlan
-from flows.reading import ShardReading, require_fingerprint
 from schemas.manifest import ShardReport
-from schemas.sample import SampleRow, SampleStatus, ShardStatus
+from schemas.sample import ShardStatus
 from storage.files import Folder
-from storage.parts import (
-    ScoreColumns,
-    ShardFeatures,
-    features_path,
-    read_features,
-    write_features,
-    write_samples,
-    write_scores,
-)
+from storage.parts import ScoreColumns, ShardFeatures, write_samples, write_scores
 from storage.patterns import ShardRef
 from storage.runs import finished_report, part_path, remove_report, write_report
 
 if TYPE_CHECKING:
-    from clipdecoder.model import ClipModel
-    from clipdecoder.scores import KeptScores
+    from clipdecoder.encoder import ImageEncoder
+    from clipdecoder.scores import KeptScores, VocabularyScorer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
     """A model with the vocabulary of one run, embedded once: what turns images into scores."""
 
-    model: ClipModel
-    queries_KD: NDArray[np.float32]
+    encoder: ImageEncoder
+    vocabulary: VocabularyScorer
     label_ids: tuple[str, ...]
 
 
@@ -57,7 +43,8 @@ def tag_shard(plan: TagPlan, ref: ShardRef, scorer: Scorer) -> ShardReport:
     if done is not None and not (plan.request.retry_failed and needs_retry(done)):
         return done
     started, clock = datetime.now(UTC), StageClock()
-    features, decoded = shard_features(plan, ref, scorer.model, clock)
+    wanted = plan.features(tokens=scorer.vocabulary.needs_tokens)
+    features, decoded = shard_features(wanted, ref, scorer.encoder, clock)
     kept = score_features(plan, features, scorer, clock)
     run_id, shard = plan.record.run_id, ref.shard
     with clock.stage("write"):
@@ -92,59 +79,15 @@ def needs_retry(report: ShardReport) -> bool:
     return report.num_failed > 0 or report.status is not ShardStatus.OK
 
 
-def shard_features(plan: TagPlan, ref: ShardRef, model: ClipModel, clock: StageClock) -> tuple[ShardFeatures, int]:
-    """Return a shard's features and how many images were decoded for them: none, if the store has them already.
-
-    Features that are made are stored at once, so that the next vocabulary needs no image.
-    """
-    stored = stored_features(plan, ref, clock)
-    retry = plan.request.retry_failed and stored is not None and _has_failures(stored)
-    if stored is not None and not retry:
-        return stored, 0
-    reading = ShardReading(ref=ref, plan=plan, clock=clock, known=_good_samples(stored))
-    features = reading.embed(model, require_fingerprint(ref))
-    with clock.stage("write"):
-        write_features(Folder(plan.request.store), _features_path(plan, ref), features)
-    return features, reading.decoded
-
-
-def stored_features(plan: TagPlan, ref: ShardRef, clock: StageClock) -> ShardFeatures | None:
-    """Return the shard's features if the store has them, of the same bytes and limits.
-
-    Raises:
-        ShardError: the shard is not there.
-    """
-    fingerprint = require_fingerprint(ref)
-    with clock.stage("features"):
-        folder = Folder(plan.request.store)
-        return read_features(folder, _features_path(plan, ref), fingerprint, plan.request.max_pixels)
-
-
-def _features_path(plan: TagPlan, ref: ShardRef) -> str:
-    return features_path(plan.record.encoder_id, plan.record.dataset, ref.shard)
-
-
 def score_features(plan: TagPlan, features: ShardFeatures, scorer: Scorer, clock: StageClock) -> KeptScores:
     """Return the scores that the run keeps of a shard."""
-    from clipdecoder.scores import score_embeddings
+    from clipdecoder.scores import keep_scores
 
     record = plan.record
     with clock.stage("score"):
-        return score_embeddings(
-            features.embeddings_ND, scorer.queries_KD, plan.model, floor=record.floor, top_k=record.top_k
+        return keep_scores(
+            features.embeddings_ND, features.tokens_NTC, scorer.vocabulary, floor=record.floor, top_k=record.top_k
         )
-
-
-def _has_failures(features: ShardFeatures) -> bool:
-    return len(features.ok_samples) < len(features.rows) or features.facts.status is not ShardStatus.OK
-
-
-def _good_samples(stored: ShardFeatures | None) -> dict[int, tuple[SampleRow, NDArray[np.float16]]]:
-    """Return the rows and embeddings of the samples that need no second visit, by ordinal."""
-    if stored is None:
-        return {}
-    good = [row for row in stored.rows if row.status is SampleStatus.OK]
-    return {row.sample: (row, embedding) for row, embedding in zip(good, stored.embeddings_ND, strict=True)}
 
 
 def score_columns(kept: KeptScores, features: ShardFeatures, label_ids: tuple[str, ...]) -> ScoreColumns:

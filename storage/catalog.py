@@ -28,7 +28,7 @@ from storage.sandbox import StoreFiles, connect, file_error, lock, unreadable
 from storage.views import samples_sql, scores_sql, views_sql
 from storage.visibility import VisibleParts, all_parts, shown_labels, visible_samples, visible_scores
 
-STORE_FOLDERS = ("annotations", "features", "models", "runs", "taxonomies")
+STORE_FOLDERS = ("annotations", "features", "models", "runs", "taxonomies", "tokens", "training")
 
 _TEXTS = pa.list_(pa.string())
 _TIME = pa.timestamp("us", tz="UTC")
@@ -37,7 +37,7 @@ _LABELS = pa.schema(
     + [(name, pa.bool_()) for name in ("retired", "active", "seen", "combined")]
     + [("synonyms", _TEXTS)]
 )
-_SCORABLE = pa.schema([("model_id", pa.string()), ("label_id", pa.string())])
+_SCORABLE = pa.schema([("model_id", pa.string()), ("scorer", pa.string()), ("label_id", pa.string())])
 _RUNS = pa.schema(
     [(name, pa.string()) for name in ("run_id", "dataset", "model_id", "scorer", "taxonomy_digest")]
     + [(name, pa.int64()) for name in ("labels", "shards", "samples", "failed")]
@@ -46,7 +46,7 @@ _RUNS = pa.schema(
 )
 _MODELS = pa.schema(
     [(name, pa.string()) for name in ("model_id", "name", "kind", "architecture", "encoder_id", "text_encoder_id")]
-    + [("calibration", pa.string()), ("slope", pa.float64()), ("intercept", pa.float64())]
+    + [("scorers", _TEXTS), ("calibration", pa.string()), ("slope", pa.float64()), ("intercept", pa.float64())]
     + [("seen_labels", _TEXTS), ("promoted", pa.bool_())]
 )
 
@@ -62,6 +62,12 @@ class _Facts:
     promoted: str | None
     annotations: dict[str, int]  # path -> bytes
     calibrations: dict[str, int]
+
+    @property
+    def scorer(self) -> str:
+        """What the shown model scores with where nothing else is asked for."""
+        model = self.models.get(self.model_id or "")
+        return model.scorers[0] if model else "clip"
 
     @property
     def seen_labels(self) -> frozenset[str]:
@@ -183,6 +189,7 @@ def _views(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str,
     yield "internal.all_scores", scores_sql(all_parts(facts.runs, "scores"))
     yield from views_sql(
         model_id=facts.model_id,
+        scorer=facts.scorer,
         combined=bool(_combined_targets(facts, scores)),
         annotations=list(facts.annotations),
         calibrations={path.split("/")[1]: path for path in facts.calibrations},
@@ -214,12 +221,15 @@ def _label_rows(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[dict[
 
 
 def _scorable_rows(facts: _Facts) -> Iterable[dict[str, Any]]:
-    """Yield every model with every label that it scored or could score."""
+    """Yield every model and scorer with every label that it scored or could score."""
     known = {current.label.id for current in facts.labels}
     known |= {label.label_id for run in facts.runs for label in run.record.vocabulary}
-    for model_id in facts.models:
-        for label_id in sorted(known):
-            yield {"model_id": model_id, "label_id": label_id}
+    scorers = {(run.record.model_id, run.record.scorer) for run in facts.runs}
+    scorers |= {(model.model_id, scorer) for model in facts.models.values() for scorer in model.scorers}
+    for model_id, scorer in sorted(scorers):
+        seen = facts.models[model_id].seen_labels if model_id in facts.models else ()
+        for label_id in sorted(known.union(seen)):
+            yield {"model_id": model_id, "scorer": scorer, "label_id": label_id}
 
 
 def _run_row(run: StoredRun) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pydantic import computed_field
 
-from schemas.manifest import Record
+from schemas.record import Record
 
 
 class FindingCode(StrEnum):

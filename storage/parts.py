@@ -1,6 +1,6 @@
-"""The Parquet parts of a shard: sample rows, scores and features, written whole.
+"""The Parquet parts of a shard: sample rows, scores, features and patch tokens, written whole.
 
-Shapes: N samples, M kept scores, D embedding width.
+Shapes: N samples, M kept scores, D embedding width, T patch tokens, C token width.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from schemas.manifest import Fingerprint, Part, ShardFacts
 from schemas.sample import SampleRow, SampleStatus
-from schemas.tables import SAMPLES, SCORES, features_schema
+from schemas.tables import SAMPLES, SCORES, features_schema, tokens_schema
 from storage.files import Folder, checksum, part_name
 
 ROW_GROUP_ROWS = 122_880  # DuckDB's own size: a row group is what it skips and what it hands to a thread
+TOKEN_ROWS = 1024  # tokens are a hundred thousand times wider than scores
 _FACTS_KEY = b"clipdecoder"  # the features file's own metadata: ShardFacts as JSON
+_WIDTH_KEY = b"token_width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class ShardFeatures:
     facts: ShardFacts
     rows: tuple[SampleRow, ...]
     embeddings_ND: NDArray[np.float16]  # one row per `ok` sample, in order
+    tokens_NTC: NDArray[np.float16] | None = None  # of the same samples, where somebody asked for them
 
     @property
     def ok_samples(self) -> NDArray[np.int32]:
@@ -52,6 +55,11 @@ class ShardFeatures:
 def features_path(encoder_id: str, dataset: str, shard: str) -> str:
     """Return where a shard's features stand: below the dataset, since two datasets may both have a shard 00000."""
     return f"features/{encoder_id}/{dataset}/{part_name(shard)}.parquet"
+
+
+def tokens_path(encoder_id: str, dataset: str, shard: str) -> str:
+    """Return where a shard's patch tokens stand: apart from its features, which are read without them much oftener."""
+    return f"tokens/{encoder_id}/{dataset}/{part_name(shard)}.parquet"
 
 
 def write_samples(folder: Folder, path: str, rows: Sequence[SampleRow]) -> Part:
@@ -119,6 +127,38 @@ def _parse_features(data: bytes, fingerprint: Fingerprint, max_pixels: int) -> S
     )
 
 
+def write_tokens(folder: Folder, path: str, features: ShardFeatures) -> Part:
+    """Write the patch tokens of a shard's good samples; their rows and embeddings stand in its features."""
+    assert features.tokens_NTC is not None
+    num_samples, num_tokens, token_width = features.tokens_NTC.shape
+    metadata = {_FACTS_KEY: features.facts.model_dump_json().encode(), _WIDTH_KEY: str(token_width).encode()}
+    schema = tokens_schema(num_tokens, token_width).with_metadata(metadata)
+    flat = pa.array(features.tokens_NTC.reshape(-1), pa.float16())
+    tokens = pa.FixedSizeListArray.from_arrays(flat, num_tokens * token_width)
+    table = pa.Table.from_arrays([pa.array(features.ok_samples), tokens], schema=schema)
+    return _write(folder, path, table, use_dictionary=False, row_group_size=max(1, min(num_samples, TOKEN_ROWS)))
+
+
+def read_tokens(folder: Folder, path: str, features: ShardFeatures) -> NDArray[np.float16] | None:
+    """Return the stored tokens_NTC of exactly these samples of these bytes; None if there are none such.
+
+    Like features they can be made again, so a damaged file counts as none.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(folder.read_bytes(path)), page_checksum_verification=True)
+        metadata = table.schema.metadata or {}
+        facts, token_width = ShardFacts.model_validate_json(metadata[_FACTS_KEY]), int(metadata[_WIDTH_KEY])
+        samples = table["sample"].to_numpy()
+        if facts != features.facts or not np.array_equal(samples, features.ok_samples):
+            return None
+        tokens = table["tokens"].combine_chunks()
+        num_tokens = tokens.type.list_size // token_width
+        flat = tokens.values.to_numpy(zero_copy_only=False)
+        return np.asarray(flat.reshape(len(samples), num_tokens, token_width))
+    except (FileNotFoundError, pa.ArrowException, OSError, ValueError, KeyError):
+        return None
+
+
 def _row(record: dict[str, Any]) -> SampleRow:
     return SampleRow(**{**record, "status": SampleStatus(record["status"])})
 
@@ -131,9 +171,8 @@ def _write(folder: Folder, path: str, table: pa.Table, **options: Any) -> Part:
         buffer,
         compression="zstd",
         compression_level=3,
-        row_group_size=ROW_GROUP_ROWS,
         write_page_checksum=True,
-        **options,
+        **{"row_group_size": ROW_GROUP_ROWS} | options,
     )
     data = buffer.getvalue()
     folder.write_bytes(path, data)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from schemas.manifest import DEFAULT_THRESHOLD
-from schemas.tables import ANNOTATIONS, CALIBRATION, SAMPLES, SCORES
+from schemas.tables import ANNOTATIONS, ANY_LABEL, CALIBRATION, SAMPLES, SCORES
 from storage.sandbox import PROTOCOL
 from storage.visibility import VisibleParts
 
@@ -28,50 +28,57 @@ _DUCKDB_TYPES = {
 
 # A key is joined on last, and from the left, so that a score is shown even if its sample's row should be missing.
 _WITH_KEY = """
-SELECT s.dataset, s.shard, s.sample, k.key, s.label_id, s.logit, s.score, s.run_id, s.model_id
+SELECT s.dataset, s.shard, s.sample, k.key, s.label_id, s.logit, s.score, s.run_id, s.model_id, s.scorer
 FROM {scores} s LEFT JOIN {samples} k ON k.{owner} = s.{owner} AND k.shard = s.shard AND k.sample = s.sample
 """
 
 _PLAIN_TAGS = """
 SELECT s.dataset, s.shard, s.sample, s.label_id, l.name AS label, s.score, s.logit, l.threshold, l.seen, s.run_id,
-    s.model_id
-FROM internal.scores s JOIN internal.judged l ON l.dataset = s.dataset AND l.label_id = s.label_id
+    s.model_id, s.scorer
+FROM internal.scores s
+    JOIN internal.judged l ON l.dataset = s.dataset AND l.label_id = s.label_id AND l.scorer = s.scorer
 WHERE l.active AND NOT l.combined AND s.score >= l.threshold
 """
 
 # Several scored labels are one label now: a sample's best score counts, against the threshold of the one that is left.
 _COMBINED_TAGS = """
 SELECT s.dataset, s.shard, s.sample, l.label_id, any_value(l.name) AS label, max(s.score) AS score,
-    arg_max(s.logit, s.score) AS logit, any_value(l.threshold) AS threshold, any_value(l.seen) AS seen,
-    arg_max(s.run_id, s.score) AS run_id, any_value(s.model_id) AS model_id
+    arg_max(s.logit, s.score) AS logit, arg_max(l.threshold, s.score) AS threshold, any_value(l.seen) AS seen,
+    arg_max(s.run_id, s.score) AS run_id, any_value(s.model_id) AS model_id, arg_max(s.scorer, s.score) AS scorer
 FROM internal.scores s
     JOIN internal.labels m ON m.dataset = s.dataset AND m.label_id = s.label_id AND m.combined
-    JOIN internal.judged l ON l.dataset = m.dataset AND l.label_id = m.target
+    JOIN internal.judged l ON l.dataset = m.dataset AND l.label_id = m.target AND l.scorer = s.scorer
 WHERE l.active AND s.score >= l.threshold
 GROUP BY s.dataset, s.shard, s.sample, l.label_id
 """
 
 _TAGS_WITH_KEY = """
 SELECT t.dataset, t.shard, t.sample, k.key, t.label_id, t.label, t.score, t.logit, t.threshold, t.seen, t.run_id,
-    t.model_id
+    t.model_id, t.scorer
 FROM ({tags}) t LEFT JOIN samples k ON k.dataset = t.dataset AND k.shard = t.shard AND k.sample = t.sample
 """
 
+# A label without a row of its own has that of any label: it is novel to the model.
 _THRESHOLDS = """
-SELECT coalesce(b.model_id, c.model_id) AS model_id, coalesce(b.label_id, c.label_id) AS label_id,
-    coalesce(c.threshold, {default})::DOUBLE AS threshold,
-    CASE WHEN c.threshold IS NULL THEN 'default' ELSE 'calibration' END AS source
-FROM internal.scorable b FULL JOIN internal.calibration c ON c.model_id = b.model_id AND c.label_id = b.label_id
+SELECT b.model_id, b.scorer, b.label_id, coalesce(c.threshold, n.threshold, {default})::DOUBLE AS threshold,
+    CASE WHEN c.threshold IS NOT NULL THEN 'calibration' WHEN n.threshold IS NOT NULL THEN 'novel'
+        ELSE 'default' END AS source
+FROM internal.scorable b
+    LEFT JOIN internal.calibration c ON c.model_id = b.model_id AND c.scorer = b.scorer AND c.label_id = b.label_id
+    LEFT JOIN internal.calibration n ON n.model_id = b.model_id AND n.scorer = b.scorer AND n.label_id = {any_label}
 """
 
 _JUDGED = """
-SELECT l.*, coalesce(t.threshold, {default})::DOUBLE AS threshold
-FROM internal.labels l LEFT JOIN thresholds t ON t.model_id = {model_id} AND t.label_id = l.label_id
+SELECT l.*, t.scorer, t.threshold
+FROM internal.labels l JOIN thresholds t ON t.model_id = {model_id} AND t.label_id = l.label_id
 """
 
+# Thresholds of the scorer that the model uses where none is asked for.
 _LABELS = """
-SELECT dataset, label_id, name, parent, merged_into, retired, active, seen, threshold, description, synonyms
-FROM internal.judged
+SELECT l.dataset, l.label_id, l.name, l.parent, l.merged_into, l.retired, l.active, l.seen,
+    coalesce(j.threshold, {default})::DOUBLE AS threshold, l.description, l.synonyms
+FROM internal.labels l
+    LEFT JOIN internal.judged j ON j.dataset = l.dataset AND j.label_id = l.label_id AND j.scorer = {scorer}
 """
 
 
@@ -87,18 +94,22 @@ def samples_sql(parts: Sequence[VisibleParts]) -> str:
 
 
 def scores_sql(parts: Sequence[VisibleParts]) -> str:
-    """Return the query of score parts without the hidden labels, each row with its run and model, without keys."""
-    constants = [{"dataset": part.dataset, "run_id": part.run_id, "model_id": part.model_id} for part in parts]
-    return _union(_columns(SCORES), parts, constants, ("dataset",), ("run_id", "model_id"))
+    """Return the query of score parts without hidden labels and keys, each row with its run, model and scorer."""
+    constants = [
+        {"dataset": part.dataset, "run_id": part.run_id, "model_id": part.model_id, "scorer": part.scorer}
+        for part in parts
+    ]
+    return _union(_columns(SCORES), parts, constants, ("dataset",), ("run_id", "model_id", "scorer"))
 
 
 def views_sql(
-    *, model_id: str | None, combined: bool, annotations: Sequence[str], calibrations: dict[str, str]
+    *, model_id: str | None, scorer: str, combined: bool, annotations: Sequence[str], calibrations: dict[str, str]
 ) -> Iterable[tuple[str, str]]:
     """Yield name and query of every view over the internal ones, in the order in which they build on each other.
 
     Args:
         model_id: the model whose thresholds hold.
+        scorer: the one whose thresholds `labels` shows.
         combined: whether labels were merged of which scores are shown; only then do tags pay for grouping.
         annotations: files of ground truth, relative to the store.
         calibrations: the calibration file of each model that has one.
@@ -109,9 +120,9 @@ def views_sql(
     yield "all_scores", _WITH_KEY.format(scores="internal.all_scores", samples="internal.all_samples", owner="run_id")
     yield "annotations", _select(_columns(ANNOTATIONS), annotations)
     yield "internal.calibration", _calibration_sql(calibrations)
-    yield "thresholds", _THRESHOLDS.format(default=default)
-    yield "internal.judged", _JUDGED.format(default=default, model_id=literal(model_id or ""))
-    yield "labels", _LABELS
+    yield "thresholds", _THRESHOLDS.format(default=default, any_label=literal(ANY_LABEL))
+    yield "internal.judged", _JUDGED.format(model_id=literal(model_id or ""))
+    yield "labels", _LABELS.format(default=default, scorer=literal(scorer))
     tags = f"{_PLAIN_TAGS} UNION ALL {_COMBINED_TAGS}" if combined else _PLAIN_TAGS
     yield "tags", _TAGS_WITH_KEY.format(tags=tags)
     yield "runs", "SELECT * FROM internal.runs"

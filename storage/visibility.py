@@ -27,6 +27,7 @@ class VisibleParts:
     dataset: str
     run_id: str
     model_id: str
+    scorer: str
     hidden: frozenset[str]
     paths: tuple[str, ...]  # relative to the store
 
@@ -157,6 +158,7 @@ def _grouped(kind: str, chosen: Iterable[tuple[_Visit, frozenset[str]]]) -> list
             dataset=records[run_id].dataset,
             run_id=run_id,
             model_id=records[run_id].model_id,
+            scorer=records[run_id].scorer,
             hidden=hidden,
             paths=tuple(sorted(paths)),
         )

@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from flows.cli import audit, demo, models, pack, sql, tag, taxonomy
+from flows.cli import audit, calibrate, demo, evaluate, models, pack, sql, tag, taxonomy, train
 from flows.cli.output import say_error
 from flows.quiet import make_prefect_quiet
 from schemas.errors import ClipdecoderError, RequestError, RunError
@@ -27,7 +27,7 @@ app = typer.Typer(
     "130 stopped with Ctrl-C.\n"
     "Defaults come from clipdecoder.toml in the working directory and CLIPDECODER_* variables.",
 )
-for module in (demo, pack, tag, sql, audit):
+for module in (demo, pack, tag, sql, train, evaluate, calibrate, audit):
     module.register(app)
 app.add_typer(taxonomy.app, name="taxonomy")
 app.add_typer(models.app, name="models")

@@ -52,8 +52,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     """Print rows as a table on stdout; numbers to the right."""
     numeric = [any(isinstance(row[c], int | float) and not isinstance(row[c], bool) for row in rows) for c in columns]
     cells = (["" if row[column] is None else str(row[column]) for column in columns] for row in rows)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    typer.echo(draw_table(list(zip(columns, numeric, strict=True)), cells, width), nl=False)
+    typer.echo(draw_table(list(zip(columns, numeric, strict=True)), cells, shown_width()), nl=False)
+
+
+def shown_width() -> int | None:
+    """Return how wide a table may be: as the terminal, or as it likes where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say(message: str) -> None:

@@ -29,7 +29,16 @@ def tag(
             "[default: the promoted model, else bundled:scenes]"
         ),
     ] = None,
-    scorer: Annotated[str, typer.Option(help="How to score: clip (cosine of image and text, no training).")] = "clip",
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="clip (cosine of image and text, no training), decoder (the trained head) or fused (all that the "
+            "model has).  [default: fused where the model is trained, else clip]"
+        ),
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="clip: also look at the patch that fits best; finds small objects.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Dataset name.  [default: the shards' folder]")] = None,
     labels: Annotated[
         str, typer.Option(help="all; new (not yet scored on this dataset's tagged shards); or ids: dog,cat.")
@@ -45,6 +54,14 @@ def tag(
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Visit again what failed, and only that.")
+    ] = False,
+    store_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--store-tokens",
+            help="Keep patch tokens too (KBs per image, --dry-run says how many), so that decoder and --local can "
+            "score later vocabularies without the images.",
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure a sample and estimate; write nothing.")] = False,
     store: Store = None,
@@ -73,6 +90,8 @@ def tag(
         shards=tuple(shards),
         taxonomy=taxonomy,
         scorer=scorer,
+        local=local,
+        store_tokens=store_tokens,
         name=name,
         labels=labels,
         retry_failed=retry_failed,

@@ -13,29 +13,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from schemas.checkpoint import CalibrationRow
 from schemas.errors import ModelError, StoreError
 from schemas.manifest import DEFAULT_THRESHOLD, Fingerprint
 from schemas.sample import SampleStatus
-from schemas.tables import ANNOTATIONS
+from schemas.tables import ANNOTATIONS, ANY_LABEL
 from schemas.taxonomy import Label
 from storage.catalog import open_catalog
+from storage.checkpoints import CALIBRATION_FILE, calibration_bytes
 from storage.files import Folder
 from storage.query import run_query
 from tests.stores import NOON, OK, Shard, make_model, make_run, make_taxonomy
 
 COLUMNS = {
     "samples": "dataset shard sample key status error width height bytes sha256 run_id",
-    "scores": "dataset shard sample key label_id logit score run_id model_id",
-    "all_scores": "dataset shard sample key label_id logit score run_id model_id",
-    "tags": "dataset shard sample key label_id label score logit threshold seen run_id model_id",
+    "scores": "dataset shard sample key label_id logit score run_id model_id scorer",
+    "all_scores": "dataset shard sample key label_id logit score run_id model_id scorer",
+    "tags": "dataset shard sample key label_id label score logit threshold seen run_id model_id scorer",
     "labels": "dataset label_id name parent merged_into retired active seen threshold description synonyms",
     "runs": "run_id dataset model_id scorer taxonomy_digest labels shards samples failed floor top_k calibration "
     "complete created_at finished_at",
     "failures": "dataset shard sample key status error width height bytes sha256 run_id",
     "annotations": "key label_id value source at",
-    "thresholds": "model_id label_id threshold source",
-    "models": "model_id name kind architecture encoder_id text_encoder_id calibration slope intercept seen_labels "
-    "promoted",
+    "thresholds": "model_id scorer label_id threshold source",
+    "models": "model_id name kind architecture encoder_id text_encoder_id scorers calibration slope intercept "
+    "seen_labels promoted",
 }
 ANT_BEE = make_taxonomy("ant", "bee")
 
@@ -212,16 +214,54 @@ def test_without_a_promoted_model_the_newest_run_decides(folder: Folder) -> None
     assert ask(folder, "SELECT count(*) FROM tags") == [(3,)]
 
 
+def calibrate(folder: Folder, model_id: str, **thresholds: float) -> None:
+    """Write a calibration of the scorer `clip`; `any` is the row for all other labels."""
+    rows = [
+        CalibrationRow(
+            scorer="clip",
+            label_id=ANY_LABEL if label == "any" else label,
+            slope=1,
+            intercept=0,
+            threshold=value,
+            positives=3,
+        )
+        for label, value in thresholds.items()
+    ]
+    folder.write_bytes(f"models/{model_id}/{CALIBRATION_FILE}", calibration_bytes(rows))
+
+
 def test_calibrated_thresholds_replace_the_default(folder: Folder) -> None:
     make_model(folder, "m1")
     make_run(folder, "r1", ANT_BEE, {"0": Shard(scores={"ant": [0.9, 0.2, 0.1], "bee": [0.6, 0.4, 0.3]})})
-    table = pa.table({"label_id": ["ant", "bee"], "threshold": [0.0, None], "positives": [1, 2]})
-    pq.write_table(table, folder.path("models/m1/calibration.parquet"))
+    calibrate(folder, "m1", ant=0.0)
     assert ask(folder, "FROM thresholds ORDER BY label_id") == [
-        ("m1", "ant", 0.0, "calibration"),
-        ("m1", "bee", DEFAULT_THRESHOLD, "default"),
+        ("m1", "clip", "ant", 0.0, "calibration"),
+        ("m1", "clip", "bee", DEFAULT_THRESHOLD, "default"),
     ]
     assert ask(folder, "SELECT label_id, count(*) FROM tags GROUP BY 1 ORDER BY 1") == [("ant", 3), ("bee", 1)]
+
+
+def test_a_novel_label_has_the_threshold_of_any_label(folder: Folder) -> None:
+    make_model(folder, "m1")
+    make_run(folder, "r1", ANT_BEE, {"0": Shard(scores={"ant": [0.9, 0.2, 0.1], "bee": [0.6, 0.4, 0.3]})})
+    calibrate(folder, "m1", ant=0.5, any=0.35)
+    assert ask(folder, "SELECT label_id, threshold, source FROM thresholds ORDER BY 1") == [
+        ("ant", 0.5, "calibration"),
+        ("bee", 0.35, "novel"),
+    ]
+    assert ask(folder, "SELECT label_id, threshold FROM labels ORDER BY 1") == [("ant", 0.5), ("bee", 0.35)]
+    assert ask(folder, "SELECT label_id, count(*) FROM tags GROUP BY 1 ORDER BY 1") == [("ant", 1), ("bee", 2)]
+
+
+def test_each_scorer_has_thresholds_of_its_own(folder: Folder) -> None:
+    make_model(folder, "m1")
+    make_run(folder, "r1", ANT_BEE, {"0": Shard(scores={"ant": [0.9, 0.4, 0.1]})}, labels=["ant"])
+    make_run(folder, "r2", ANT_BEE, {"0": Shard(scores={"bee": [0.9, 0.4, 0.1]})}, labels=["bee"], scorer="fused")
+    calibrate(folder, "m1", any=0.3)
+    assert ask(folder, "SELECT label_id, scorer, threshold, count(*) FROM tags GROUP BY ALL ORDER BY 1") == [
+        ("ant", "clip", 0.3, 2),
+        ("bee", "fused", DEFAULT_THRESHOLD, 1),
+    ]
 
 
 def test_annotations_are_read_from_all_their_files(folder: Folder) -> None:

@@ -1,0 +1,42 @@
+"""What a head costs: operations and bytes per image, from its shape alone.
+
+Shapes: B images, T patch tokens, K labels.
+"""
+
+from __future__ import annotations
+
+from schemas.training import HeadConfig
+
+FLOAT_BYTES = 4
+
+
+def head_flops(config: HeadConfig, num_tokens: int, num_labels: int) -> int:
+    """Return the floating point operations per image, a multiply-add counted as two.
+
+    Queries are prepared once per vocabulary and are not counted, nor are norms and softmax. With groups, a group costs
+    what a label costs otherwise, and each label is one small product more.
+    """
+    width = config.width
+    tokens = 2 * num_tokens * config.token_width * width + 4 * num_tokens * width * width
+    per_query = 4 * num_tokens * width + 2 * width * width + 4 * width * config.feedforward_width
+    per_label = 2 * width * (2 if config.residual and not config.groups else 1)
+    return tokens + (config.groups or num_labels) * per_query + num_labels * per_label
+
+
+def head_bytes(config: HeadConfig, num_tokens: int, num_labels: int) -> int:
+    """Return the bytes of float32 activations per image where labels are not chunked: tokens, keys, values, labels."""
+    tokens = FLOAT_BYTES * num_tokens * (config.token_width + 3 * config.width)
+    return tokens + (config.groups or num_labels) * query_bytes(config) + FLOAT_BYTES * num_labels
+
+
+def query_bytes(config: HeadConfig) -> int:
+    """Return the bytes of float32 activations of one query for one image at their peak, in the feed-forward part.
+
+    They are its vector, the hidden layer before and after ReLU, and what the layer adds.
+    """
+    return FLOAT_BYTES * (2 * config.width + 2 * config.feedforward_width)
+
+
+def chunk_size(config: HeadConfig, num_images: int, max_bytes: int) -> int:
+    """Return how many queries at once keep the activations of a batch below `max_bytes`, at least 1."""
+    return max(1, max_bytes // (num_images * query_bytes(config)))

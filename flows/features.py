@@ -1,0 +1,121 @@
+"""Features of a shard: taken from the store where they are there, else made from its images and kept.
+
+Shapes: N samples that could be decoded, D embedding width, T patch tokens, C token width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipdecoder.clock import StageClock
+from flows.reading import KnownSample, ShardReading, require_fingerprint
+from schemas.sample import SampleStatus, ShardStatus
+from storage.files import Folder
+from storage.parts import (
+    ShardFeatures,
+    features_path,
+    read_features,
+    read_tokens,
+    tokens_path,
+    write_features,
+    write_tokens,
+)
+from storage.patterns import ShardRef
+
+if TYPE_CHECKING:
+    from clipdecoder.encoder import ImageEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRequest:
+    """Which features are wanted, and how they are made where the store does not have them."""
+
+    store: str
+    dataset: str
+    encoder_id: str
+    batch_size: int
+    decode_threads: int
+    max_pixels: int
+    tokens: bool = False  # patch tokens too
+    store_tokens: bool = False  # and kept, so that no later run needs the images for them
+    retry_failed: bool = False
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether patch tokens have to be there in the end."""
+        return self.tokens or self.store_tokens
+
+
+def shard_features(
+    wanted: FeatureRequest, ref: ShardRef, encoder: ImageEncoder, clock: StageClock
+) -> tuple[ShardFeatures, int]:
+    """Return a shard's features and how many images were decoded for them: none, if the store has them already.
+
+    Features that are made are stored at once, so that the next vocabulary needs no image.
+
+    Raises:
+        ShardError: the shard has no rows: it is missing, not a tar, or cannot be read.
+        StoreError: the store cannot be written.
+    """
+    stored = stored_features(wanted, ref, clock)
+    complete = stored is not None and (stored.tokens_NTC is not None or not wanted.wants_tokens)
+    if stored is not None and complete and not (wanted.retry_failed and _has_failures(stored)):
+        return stored, 0
+    known = _good_samples(stored) if stored is not None and complete else {}
+    reading = ShardReading(ref=ref, wanted=wanted, clock=clock, known=known)
+    made = reading.embed(encoder, require_fingerprint(ref))
+    return _keep(wanted, ref, stored, made, clock), reading.decoded
+
+
+def stored_features(wanted: FeatureRequest, ref: ShardRef, clock: StageClock) -> ShardFeatures | None:
+    """Return the shard's features if the store has them, of the same bytes and limits, with tokens if it has them.
+
+    Raises:
+        ShardError: the shard is not there.
+    """
+    fingerprint = require_fingerprint(ref)
+    with clock.stage("features"):
+        folder = Folder(wanted.store)
+        path = features_path(wanted.encoder_id, wanted.dataset, ref.shard)
+        stored = read_features(folder, path, fingerprint, wanted.max_pixels)
+        if stored is None or not wanted.wants_tokens:
+            return stored
+        tokens_NTC = read_tokens(folder, tokens_path(wanted.encoder_id, wanted.dataset, ref.shard), stored)
+        return replace(stored, tokens_NTC=tokens_NTC)
+
+
+def _keep(
+    wanted: FeatureRequest, ref: ShardRef, stored: ShardFeatures | None, made: ShardFeatures, clock: StageClock
+) -> ShardFeatures:
+    """Store what is new of the features, and return them.
+
+    Where only the tokens were missing, rows and embeddings stay the stored ones: another batch size rounds otherwise,
+    and scores from embeddings must not change because somebody asked for tokens.
+    """
+    folder = Folder(wanted.store)
+    with clock.stage("write"):
+        kept = not wanted.retry_failed and stored is not None and np.array_equal(stored.ok_samples, made.ok_samples)
+        if stored is not None and kept:
+            made = replace(made, facts=stored.facts, rows=stored.rows, embeddings_ND=stored.embeddings_ND)
+        else:
+            write_features(folder, features_path(wanted.encoder_id, wanted.dataset, ref.shard), made)
+        if wanted.store_tokens:
+            write_tokens(folder, tokens_path(wanted.encoder_id, wanted.dataset, ref.shard), made)
+    return made
+
+
+def _has_failures(features: ShardFeatures) -> bool:
+    return len(features.ok_samples) < len(features.rows) or features.facts.status is not ShardStatus.OK
+
+
+def _good_samples(stored: ShardFeatures) -> dict[int, KnownSample]:
+    """Return what is known of the samples that need no second visit, by ordinal."""
+    good = [row for row in stored.rows if row.status is SampleStatus.OK]
+    tokens = stored.tokens_NTC if stored.tokens_NTC is not None else [None] * len(good)
+    return {
+        row.sample: KnownSample(row, embedding, own)
+        for row, embedding, own in zip(good, stored.embeddings_ND, tokens, strict=True)
+    }

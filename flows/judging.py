@@ -1,0 +1,110 @@
+"""What `evaluate` and `calibrate` share: a model, annotated images that it never learned from, and their ground truth.
+
+Shapes: N images, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.features import FeatureRequest
+from flows.ground_truth import AnnotatedImages, Watch, gather
+from flows.models import load_model
+from flows.plan import check_dataset_root, default_name, load_taxonomy
+from schemas.checkpoint import Scorer
+from schemas.config import JudgeOptions
+from schemas.errors import RequestError
+from schemas.taxonomy import Taxonomy
+from schemas.training import Missing
+from storage.files import Folder
+from storage.patterns import ShardList, list_shards
+from storage.runs import read_runs
+
+if TYPE_CHECKING:
+    from clipdecoder.scores import VocabularyScorer
+    from flows.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePlan:
+    """A checked request, with the model loaded."""
+
+    request: JudgeOptions
+    taxonomy: Taxonomy
+    dataset: str
+    found: ShardList
+    model: Model
+
+    @property
+    def missing(self) -> Missing:
+        """What it means that a sample does not name a label: as asked, else as in training."""
+        checkpoint = self.model.record.checkpoint
+        recipe = checkpoint.train if checkpoint is not None else None
+        return self.request.missing or (recipe.missing if recipe is not None else "negative")
+
+
+def plan_judging(request: JudgeOptions) -> JudgePlan:
+    """Return the plan of an evaluation or a calibration. Touches nothing.
+
+    Raises:
+        RequestError: the taxonomy, a pattern, the model or the store is wrong.
+    """
+    taxonomy = load_taxonomy(request.taxonomy)
+    found = list_shards(request.shards)
+    folder = Folder(request.store)
+    dataset = request.name or default_name(found.root)
+    check_dataset_root(dataset, found.root, read_runs(folder))
+    model = load_model(folder, request.model, request.device)
+    model.check_texts(taxonomy)
+    return JudgePlan(request=request, taxonomy=taxonomy, dataset=dataset, found=found, model=model)
+
+
+@contextmanager
+def unlearned_images(plan: JudgePlan, watch: Watch, *, tokens: bool) -> Iterator[tuple[AnnotatedImages, int]]:
+    """Yield the annotated images that the model did not learn from, and how many others were left out.
+
+    Raises:
+        RequestError: none is annotated, or the model learned from all that are.
+        RunError: a shard cannot be read.
+    """
+    wanted = FeatureRequest(
+        store=plan.request.store,
+        dataset=plan.dataset,
+        encoder_id=plan.model.record.encoder_id,
+        batch_size=plan.request.batch_size,
+        decode_threads=plan.request.decode_threads,
+        max_pixels=plan.request.max_pixels,
+        tokens=tokens,
+    )
+    with gather(plan.found.shards, wanted, plan.model.encoders.image, plan.taxonomy, watch) as images:
+        rows = np.flatnonzero(~np.isin(images.fingerprints, plan.model.learned_from))
+        if not len(rows):
+            raise RequestError(
+                f"the model learned from every one of the {len(images)} annotated images in these shards, so they say "
+                "nothing about new ones; name other shards"
+            )
+        yield images.subset(rows), len(images) - len(rows)
+
+
+def truth_of(plan: JudgePlan, images: AnnotatedImages, label_ids: Sequence[str]) -> NDArray[np.int8]:
+    """Return targets_NK of these labels: 1, 0, or -1 where nobody said."""
+    from clipdecoder.targets import Targets
+
+    column = {label_id: number for number, label_id in enumerate(label_ids)}
+    return Targets.of(
+        [[column[label_id] for label_id in labels if label_id in column] for labels in images.labels],
+        [[column[label_id] for label_id in labels if label_id in column] for labels in images.absent],
+        num_labels=len(label_ids),
+        missing=plan.missing,
+    ).dense()
+
+
+def scorer_for(plan: JudgePlan, label_ids: Sequence[str], scorer: Scorer) -> VocabularyScorer:
+    """Return the model with these labels as its vocabulary."""
+    return plan.model.scorer(plan.taxonomy.vocabulary(label_ids), scorer)

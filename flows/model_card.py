@@ -1,0 +1,95 @@
+"""A checkpoint's model card: what it is, what it was trained on, what is known of it, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from flows.evaluation_tables import decimal, percent
+from schemas.checkpoint import CheckpointRecord, Scorer, TrainingData
+from schemas.evaluation import CalibrationCheck
+from schemas.manifest import ModelRecord
+from schemas.training_report import BranchPrecision
+
+_SHOWN_LABELS = 60
+
+
+def model_card(
+    record: ModelRecord,
+    checks: Mapping[Scorer, Sequence[CalibrationCheck]],
+    branches: Sequence[BranchPrecision] = (),
+) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        record: of the checkpoint.
+        checks: how good each scorer's calibration is.
+        branches: what each branch is worth on validation images, where it was trained.
+    """
+    checkpoint = record.checkpoint
+    assert checkpoint is not None
+    lines = [f"# {record.model_id}", "", _what(checkpoint), "", "| | |", "|---|---|", *_facts(record, checkpoint), ""]
+    if branches:
+        lines += _branches(branches)
+    lines += _calibration(checks)
+    lines += _labels(record, checkpoint)
+    lines += [
+        "## Limits",
+        "",
+        "A novel label's scores rest on labels that were left out for the purpose: they are probabilities for labels "
+        "like those. Pictures of another kind than those it was calibrated on need a calibration of their own "
+        "(`clipdecoder calibrate`).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _what(checkpoint: CheckpointRecord) -> str:
+    kind = "A CLIP-Decoder checkpoint" if checkpoint.head is not None else "A zero-shot CLIP model, calibrated,"
+    return f"{kind} of clipdecoder {checkpoint.versions['clipdecoder']}: scores any vocabulary."
+
+
+def _facts(record: ModelRecord, checkpoint: CheckpointRecord) -> Iterator[str]:
+    finetuned = "trained along" if checkpoint.finetuned else "frozen"
+    yield f"| backbone | `{checkpoint.base}` ({record.architecture}), {finetuned}, encoder {record.encoder_id} |"
+    yield f"| text encoder | `{checkpoint.text or checkpoint.base}`, {record.text_encoder_id} |"
+    yield f"| scorers | {', '.join(record.scorers)} |"
+    if checkpoint.head is not None and checkpoint.train is not None:
+        shape = ", ".join(f"{name} {value}" for name, value in checkpoint.head.model_dump().items())
+        yield f"| head | {shape} |"
+        yield f"| epochs, seed | {checkpoint.epochs}, {checkpoint.train.seed} |"
+    yield f"| taxonomy | {checkpoint.taxonomy} ({checkpoint.taxonomy_digest}) |"
+    if checkpoint.data is not None:
+        yield f"| trained on | {checkpoint.data.train_images} images{_source(checkpoint.data)} |"
+        yield f"| chosen and calibrated on | {checkpoint.data.validation_images} others of them |"
+    if checkpoint.calibration_data is not None:
+        data = checkpoint.calibration_data
+        yield f"| calibrated anew on | {data.validation_images} images{_source(data)} |"
+        yield f"| calibrated from | {checkpoint.calibrated_from} |"
+
+
+def _source(data: TrainingData) -> str:
+    return f" of dataset {data.dataset!r} ({data.root}), {data.positives} positives"
+
+
+def _branches(branches: Sequence[BranchPrecision]) -> Iterator[str]:
+    yield from ("## What each branch is worth on the validation images", "")
+    yield from ("| branch | mAP seen | mAP of labels left out |", "|---|---|---|")
+    yield from (f"| {each.branch} | {percent(each.seen)} | {percent(each.novel)} |" for each in branches)
+    yield from ("", "These images chose epochs and weights of `fused`: the numbers are a little too good.", "")
+
+
+def _calibration(checks: Mapping[Scorer, Sequence[CalibrationCheck]]) -> Iterator[str]:
+    yield from ("## Calibration, cross-fitted", "")
+    yield "| scorer | labels | ECE | constant predictor's ECE | log loss | constant predictor's |"
+    yield "|---|---|---|---|---|---|"
+    for scorer, of_scorer in checks.items():
+        for check in of_scorer:
+            numbers = (check.ece, check.constant_ece, check.log_loss, check.constant_log_loss)
+            yield f"| {scorer} | {check.group} | {' | '.join(map(decimal, numbers))} |"
+    yield ""
+
+
+def _labels(record: ModelRecord, checkpoint: CheckpointRecord) -> Iterator[str]:
+    shown, more = record.seen_labels[:_SHOWN_LABELS], len(record.seen_labels) - _SHOWN_LABELS
+    yield from ("## Labels", "")
+    yield f"{len(record.seen_labels)} seen: {', '.join(shown) or 'none'}{f' and {more} more' if more > 0 else ''}."
+    yield from ("", f"{len(checkpoint.novel_labels)} of the taxonomy were held out as novel, captions included.", "")

@@ -1,0 +1,174 @@
+"""From the name of a model to the model: a zero-shot one by its spec, a trained one from its folder in the store."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from schemas.config import DEFAULT_MODEL
+from schemas.errors import ConfigError, ModelError, one_of
+from schemas.manifest import ModelRecord
+from storage.checkpoints import read_calibration, read_weights
+from storage.files import Folder
+from storage.models import read_model, read_promotion
+from storage.text_tables import read_text_table
+
+if TYPE_CHECKING:
+    from clipdecoder.encoder import EncoderPair
+    from clipdecoder.model import ClipModel
+    from clipdecoder.trained_model import TrainedModel
+    from clipdecoder.zero_shot import ZeroShotModel
+    from schemas.checkpoint import Scorer
+
+    Model = ZeroShotModel | TrainedModel
+
+TABLE = "table:"
+
+_trained: dict[tuple[str, str, str], TrainedModel] = {}
+_trained_lock = threading.Lock()
+
+
+def load_model(folder: Folder, model: str | None, device: str) -> Model:
+    """Return a model, loaded once per process.
+
+    Args:
+        folder: the store.
+        model: `bundled:NAME`, `open_clip:NAME/TAG_OR_FILE`, a model id of the store, `current`, or None for the
+            promoted model, and the bundled one in a store that has none.
+        device: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+
+    Raises:
+        ModelError: it is unknown or unreadable, or a stored model's weights are no longer what they were.
+    """
+    spec, record = resolve_model(folder, model)
+    return load_recorded(folder, record, device) if record is not None else _load_zero_shot(spec, device)
+
+
+def load_recorded(folder: Folder, record: ModelRecord, device: str) -> Model:
+    """Return the model that a record in the store describes.
+
+    Raises:
+        ModelError: its weights are not there, or are no longer what they were.
+    """
+    if record.checkpoint is not None:
+        return _load_trained(folder, record, device)
+    model = _load_zero_shot(record.name, device)
+    if model.record.model_id != record.model_id:
+        raise ModelError(
+            f"{record.name} is now model {model.record.model_id}, and {record.model_id} was asked for: its weights "
+            f"have changed. Put the old weights back, or tag with --model {record.name}"
+        )
+    return model
+
+
+def resolve_model(folder: Folder, model: str | None) -> tuple[str, ModelRecord | None]:
+    """Return a model's loadable name and, where it is a stored one, its record.
+
+    Raises:
+        ModelError: the store has no such model, or none is promoted.
+    """
+    if model is not None and ":" in model:
+        return model, None
+    promotion = read_promotion(folder)
+    if promotion is None and model in (None, "current"):
+        if model is None:
+            return DEFAULT_MODEL, None
+        raise ModelError("no model is promoted in this store yet; name one, e.g. open_clip:ViT-B-32/laion2b_s34b_b79k")
+    model_id = promotion.model_id if promotion is not None and model in (None, "current") else str(model)
+    record = read_model(folder, model_id)
+    return record.name, record
+
+
+def choose_scorer(record: ModelRecord, scorer: str | None, *, local: bool) -> Scorer:
+    """Return the scorer asked for, or the model's first.
+
+    Raises:
+        ModelError: the model has no such scorer.
+        ConfigError: patches are asked for with a scorer that has no say in them.
+    """
+    if local and scorer not in (None, "clip"):
+        raise ConfigError(
+            f"--local is about the scorer clip; --scorer {scorer} uses patches in its own way, leave it out"
+        )
+    wanted = "clip+local" if local else scorer or record.scorers[0]
+    for known in record.scorers:
+        if known == wanted:
+            return known
+    raise ModelError(f"model {record.model_id} ({record.name}): {one_of('scorer', wanted, record.scorers)}")
+
+
+def load_encoders(base: str, text: str | None, device: str) -> EncoderPair:
+    """Return an image encoder and the text encoder to ask it with.
+
+    Args:
+        base: `bundled:NAME`, `open_clip:...` or `timm:...`.
+        text: `open_clip:...`, `table:URL` of a Parquet file, or None for the base's own.
+        device: as in `load_model`.
+
+    Raises:
+        ModelError: one of them cannot be had, or the base has no text tower and no other is named.
+    """
+    from clipdecoder.model import load_encoders as load
+    from clipdecoder.text_tables import TableText
+
+    if text is None or not text.startswith(TABLE):
+        return load(base, text, device=device)
+    table = read_text_table(text.removeprefix(TABLE))
+    return load(base, TableText(table.texts, table.vectors, text), device=device)
+
+
+def _load_zero_shot(spec: str, device: str) -> ZeroShotModel:
+    from clipdecoder.model import load_model as load  # seconds: not before the name is known to be good
+
+    return _zero_shot(load(spec, device=device))
+
+
+@lru_cache(maxsize=8)
+def _zero_shot(clip: ClipModel) -> ZeroShotModel:
+    from clipdecoder.zero_shot import ZeroShotModel
+
+    return ZeroShotModel(clip)
+
+
+def _load_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedModel:
+    from clipdecoder.model import find_device
+
+    key = folder.url, record.model_id, str(find_device(device))
+    with _trained_lock:
+        if key not in _trained:
+            _trained[key] = _read_trained(folder, record, device)
+        return _trained[key]
+
+
+def _read_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedModel:
+    from clipdecoder.encoder import EncoderPair
+    from clipdecoder.parts import Parts
+    from clipdecoder.trained_model import TrainedModel
+
+    assert record.checkpoint is not None
+    parts = Parts.from_bytes(read_weights(folder, record), record.checkpoint)
+    encoders = load_encoders(record.checkpoint.base, record.checkpoint.text, device)
+    if parts.backbone:
+        encoders = EncoderPair(image=encoders.image.with_weights(parts.backbone), text=encoders.text)
+    check_encoders(record, encoders)
+    return TrainedModel(record, encoders, parts, read_calibration(folder, record.model_id))
+
+
+def check_encoders(record: ModelRecord, encoders: EncoderPair) -> None:
+    """Refuse encoders that a model was not trained with.
+
+    Raises:
+        ModelError: naming both ids.
+    """
+    assert record.checkpoint is not None
+    text = record.checkpoint.text or record.checkpoint.base
+    for what, spec, ours, theirs in (
+        ("backbone", record.checkpoint.base, record.encoder_id, encoders.image.encoder_id),
+        ("text encoder", text, record.text_encoder_id, encoders.text.text_encoder_id),
+    ):
+        if ours != theirs:
+            raise ModelError(
+                f"model {record.model_id} was trained with {what} {ours}, and {spec} is now {theirs}: its weights or "
+                "its preprocessing have changed; put the old ones back, or train again"
+            )

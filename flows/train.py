@@ -1,0 +1,166 @@
+"""Training as a plain function: annotated shards in, a checkpoint in the store out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from flows.ground_truth import Watch, gather
+from flows.lesson import Lesson, prepare_lesson, training_data
+from flows.model_card import model_card
+from flows.train_plan import TrainPlan
+from flows.train_summary import TrainSummary, summarise_training
+from flows.versions import versions
+from schemas.checkpoint import CheckpointRecord
+from schemas.errors import RunError, StoreError
+from schemas.manifest import ModelRecord
+from storage.checkpoints import with_id, write_checkpoint
+from storage.files import Folder, checksum
+from storage.models import promote, read_promotion
+from storage.taxonomies import write_taxonomy
+from storage.trainings import TrainingFolder
+
+if TYPE_CHECKING:
+    from clipdecoder.fitting import FitHooks, Fitted
+    from clipdecoder.training_report import EpochReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWatch:
+    """Who is told how a training goes."""
+
+    on_progress: Watch = lambda stage, done, total: None
+    on_epoch: Callable[[str, EpochReport], None] = lambda stage, report: None
+
+
+def run_train(plan: TrainPlan, watch: TrainWatch | None = None) -> TrainSummary | None:
+    """Train, and write the checkpoint. A killed training goes on after its last whole epoch when it is asked again.
+
+    In a group of processes (`torchrun`) each comes here: the main one makes the features first and writes the model,
+    and the others return nothing.
+
+    Raises:
+        RequestError: nothing in the shards can be learned from.
+        RunError: a shard cannot be read, a loss is not finite, or the store can no longer be written.
+    """
+    from clipdecoder.distributed import barrier, is_main
+
+    started, watch = time.perf_counter(), watch or TrainWatch()
+    if not is_main():
+        barrier()
+    pixels = plan.request.recipe.finetune != "none"
+    with gather(
+        plan.found.shards, plan.features, plan.encoders.image, plan.taxonomy, watch.on_progress, pixels=pixels
+    ) as images:
+        if is_main():
+            barrier()
+        lesson = prepare_lesson(plan, images)
+        fitted = _fit(plan, lesson, watch)
+        if not is_main():
+            return None
+        try:
+            record = _write(plan, lesson, fitted)
+        except StoreError as error:
+            raise RunError(
+                f"the model is trained and cannot be written; run the same command again: {error}"
+            ) from error
+        return summarise_training(plan, lesson, fitted, record, time.perf_counter() - started)
+
+
+def _fit(plan: TrainPlan, lesson: Lesson, watch: TrainWatch) -> Fitted:
+    """Train on a lesson, from the last state that is kept."""
+    from clipdecoder.fitting import FitData, fit
+    from clipdecoder.inputs import FrozenInputs, PixelInputs
+    from clipdecoder.targets import Targets
+
+    images, encoders = lesson.images, plan.encoders
+    inputs: FrozenInputs | PixelInputs
+    if images.pixels_NHWC is not None:
+        inputs = PixelInputs(pixels_NHWC=images.pixels_NHWC, encoder=encoders.image, scratch=images.scratch)
+    else:
+        assert images.tokens_NTC is not None
+        inputs = FrozenInputs(embeddings_ND=images.embeddings_ND, tokens_NTC=images.tokens_NTC)
+    data = FitData(
+        inputs=inputs,
+        targets=Targets.of(
+            lesson.positives,
+            lesson.absent,
+            num_labels=len(lesson.vocabulary),
+            missing=plan.request.recipe.missing,
+        ),
+        queries_KQ=encoders.text.encode_vocabulary(lesson.vocabulary),
+        label_ids=[label.label_id for label in lesson.vocabulary],
+        fingerprints_N=images.fingerprints,
+        train_M=lesson.train_M,
+        validation_V=lesson.validation_V,
+        joint=encoders.joint,
+        local=encoders.joint and encoders.image.local,
+        device=encoders.image.device,
+    )
+    kept = TrainingFolder(folder=Folder(plan.request.store), training_id=lesson.training_id)
+    hooks = _hooks(kept, watch)
+    return fit(data, plan.request.recipe, hooks, target_precision=plan.request.target_precision)
+
+
+def _hooks(kept: TrainingFolder, watch: TrainWatch) -> FitHooks:
+    from clipdecoder.fitting import FitHooks
+
+    def on_epoch(stage: str, report: EpochReport) -> None:
+        kept.log({"stage": stage, **asdict(report)})
+        watch.on_epoch(stage, report)
+
+    return FitHooks(on_step=watch.on_progress, on_epoch=on_epoch, load=kept.load, save=kept.save)
+
+
+def _write(plan: TrainPlan, lesson: Lesson, fitted: Fitted) -> ModelRecord:
+    """Write the checkpoint, and drop what a killed training would have gone on from."""
+    folder, image = Folder(plan.request.store), plan.encoders.image
+    if fitted.parts.backbone:
+        image = image.with_weights(fitted.parts.backbone)
+    weights = fitted.parts.to_bytes()
+    checkpoint = CheckpointRecord(
+        base=image.name,
+        text=plan.encoders.text.name if plan.request.text is not None else None,
+        head=fitted.parts.head.config if fitted.parts.head is not None else None,
+        train=plan.request.recipe,
+        branches=fitted.kinds,
+        fusion={group: dict(chosen) for group, chosen in fitted.fusion.items()},
+        finetuned=bool(fitted.parts.backbone),
+        epochs=fitted.report.epochs,
+        taxonomy=plan.taxonomy.name,
+        taxonomy_digest=plan.taxonomy.digest,
+        novel_labels=plan.novel,
+        data=training_data(plan, lesson),
+        weights_sha256=checksum(weights),
+        versions=versions(),
+    )
+    record = ModelRecord(
+        model_id="",
+        encoder_id=image.encoder_id,
+        text_encoder_id=plan.encoders.text.text_encoder_id,
+        kind="decoder",
+        scorers=fitted.scorers,
+        name=image.name,
+        architecture=image.facts.architecture,
+        image_size=image.transform.size,
+        embedding_width=image.embedding_width,
+        calibration="fitted",
+        seen_labels=tuple(label.label_id for label in lesson.vocabulary),
+        checkpoint=checkpoint,
+    )
+    record = with_id(record, fitted.calibration)
+    write_taxonomy(folder, plan.taxonomy)
+    write_checkpoint(
+        folder,
+        record,
+        weights=weights,
+        calibration=fitted.calibration,
+        metrics=fitted.report,
+        card=model_card(record, fitted.report.calibration, fitted.report.branches),
+    )
+    if read_promotion(folder) is None:
+        promote(folder, record.model_id, "the first model of this store")
+    TrainingFolder(folder=folder, training_id=lesson.training_id).clear()
+    return record

@@ -1,0 +1,112 @@
+"""From a training request to a plan: what is wrong with the request is found here, before any work."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flows.features import FeatureRequest
+from flows.models import load_encoders
+from flows.plan import check_dataset_root, default_name, load_taxonomy
+from schemas.config import EncodeOptions, TrainRequest
+from schemas.errors import ConfigError, RequestError, TaxonomyError, one_of
+from schemas.taxonomy import Taxonomy
+from schemas.training import TrainConfig, train_config
+from storage.files import Folder, read_text
+from storage.patterns import ShardList, list_shards
+from storage.runs import read_runs
+
+if TYPE_CHECKING:
+    from clipdecoder.encoder import EncoderPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """A checked request, with the encoders loaded."""
+
+    request: TrainRequest
+    taxonomy: Taxonomy
+    novel: tuple[str, ...]
+    dataset: str
+    found: ShardList
+    encoders: EncoderPair
+
+    @property
+    def features(self) -> FeatureRequest:
+        """Which features training needs: patch tokens where the backbone stays as it is, which are kept."""
+        frozen = self.request.recipe.finetune == "none"
+        return feature_request(self.request, self.request.store, self.dataset, self.encoders, tokens=frozen)
+
+
+def plan_train(request: TrainRequest) -> TrainPlan:
+    """Return the plan of a training. Touches nothing.
+
+    Raises:
+        RequestError: the taxonomy, the list of novel labels, a pattern, an encoder or the store is wrong.
+    """
+    taxonomy = load_taxonomy(request.taxonomy)
+    novel = read_novel(request.novel, taxonomy)
+    found = list_shards(request.shards)
+    dataset = request.name or default_name(found.root)
+    check_dataset_root(dataset, found.root, read_runs(Folder(request.store)))
+    encoders = load_encoders(request.base, request.text, request.device)
+    encoders.text.check_texts(taxonomy)
+    encoders.image.token_shape  # noqa: B018  a backbone without patch tokens is refused now, not after an hour
+    return TrainPlan(request=request, taxonomy=taxonomy, novel=novel, dataset=dataset, found=found, encoders=encoders)
+
+
+def read_recipe(location: str | None, given: dict[str, Any]) -> TrainConfig:
+    """Return the recipe in a TOML file, with the settings that were given beside it in their place.
+
+    Raises:
+        RequestError: the file cannot be read.
+        ConfigError: it is not TOML, or a setting is unknown or out of range.
+    """
+    values: dict[str, Any] = {}
+    if location is not None:
+        try:
+            values = tomllib.loads(read_text(location))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{location}: not valid TOML: {error}") from None
+    return train_config(**values | {name: value for name, value in given.items() if value is not None})
+
+
+def read_novel(location: str | None, taxonomy: Taxonomy) -> tuple[str, ...]:
+    """Return the label ids in a file, one a line; empty lines and what follows a `#` are passed over.
+
+    Raises:
+        RequestError: the file cannot be read.
+        TaxonomyError: an id is no active label of the taxonomy.
+    """
+    if location is None:
+        return ()
+    known = {label.id for label in taxonomy.active_labels()}
+    lines = [line.partition("#")[0].strip() for line in read_text(location).splitlines()]
+    problems = [
+        f"{location}:{number}: {one_of('label', label_id, known)}"
+        for number, label_id in enumerate(lines, start=1)
+        if label_id and label_id not in known
+    ]
+    if problems:
+        raise TaxonomyError(problems)
+    novel = tuple(dict.fromkeys(label_id for label_id in lines if label_id))
+    if len(novel) == len(known):
+        raise RequestError(f"{location} names every label of the taxonomy: nothing would be left to train on")
+    return novel
+
+
+def feature_request(
+    options: EncodeOptions, store: str, dataset: str, encoders: EncoderPair, *, tokens: bool
+) -> FeatureRequest:
+    """Return which features of annotated shards are wanted; tokens that are made are kept."""
+    return FeatureRequest(
+        store=store,
+        dataset=dataset,
+        encoder_id=encoders.image.encoder_id,
+        batch_size=options.batch_size,
+        decode_threads=options.decode_threads,
+        max_pixels=options.max_pixels,
+        tokens=tokens,
+        store_tokens=tokens,
+    )

@@ -1,0 +1,118 @@
+"""What a training came to: the numbers a person and a program are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from flows.evaluation_tables import decimal, percent
+from flows.lesson import Lesson
+from flows.train_plan import TrainPlan
+from schemas.checkpoint import Scorer
+from schemas.manifest import ModelRecord
+from schemas.training_report import BranchPrecision
+from storage.files import Folder
+from storage.models import read_promotion
+
+if TYPE_CHECKING:
+    from clipdecoder.fitting import Fitted
+
+_SHOWN = 8
+
+
+class TrainSummary(BaseModel):
+    """What a training came to, as `train --json` prints it."""
+
+    model_id: str
+    store: str
+    promoted: bool
+    base: str
+    images: int
+    train_images: int
+    validation_images: int
+    seen_labels: int
+    novel_labels: int
+    without_positives: list[str]  # active labels that no training image has: not trained on
+    unknown_labels: dict[str, int]  # words in side files that are no label, the most frequent ones
+    damaged: dict[str, str]  # side files that cannot be used, and why
+    epochs: int
+    branches: list[BranchPrecision]
+    scorers: list[Scorer]
+    ece: dict[str, float | None]  # of the first scorer, by group
+    seconds: float
+    next_steps: list[str]
+
+    def lines(self) -> list[str]:
+        """Return the summary as Markdown lines, readable as plain text."""
+        lines = [
+            f"model {self.model_id}: trained {self.epochs} epochs on {self.train_images} images and "
+            f"{self.seen_labels} labels in {self.seconds:.0f} s",
+            f"- {self.novel_labels} labels were held out as novel; {self.validation_images} images chose and "
+            "calibrated",
+        ]
+        if self.without_positives:
+            lines.append(
+                f"- {len(self.without_positives)} labels have too few training images: " + _some(self.without_positives)
+            )
+        if self.unknown_labels:
+            words = [f"{word} ({count})" for word, count in self.unknown_labels.items()]
+            lines.append(f"- words of side files that are no label of the taxonomy: {_some(words)}")
+        if self.damaged:
+            damaged = [f"{key}: {why}" for key, why in self.damaged.items()]
+            lines.append(f"- {len(self.damaged)} side files cannot be used: {_some(damaged)}")
+        lines += [
+            f"- {branch.branch}: mAP {percent(branch.seen)} on seen labels, {percent(branch.novel)} on labels left out"
+            for branch in self.branches
+        ]
+        lines.append(
+            f"- calibration error of {self.scorers[0]}: "
+            + ", ".join(f"{decimal(value)} {group}" for group, value in self.ece.items())
+        )
+        lines.append(
+            "- these numbers chose epochs and weights: `clipdecoder evaluate` on other shards says what it is worth"
+        )
+        return lines + [f"- next: {step}" for step in self.next_steps]
+
+
+def summarise_training(
+    plan: TrainPlan, lesson: Lesson, fitted: Fitted, record: ModelRecord, seconds: float
+) -> TrainSummary:
+    """Return the summary of a training that has ended well."""
+    promotion = read_promotion(Folder(plan.request.store))
+    promoted = promotion is not None and promotion.model_id == record.model_id
+    images = lesson.images
+    return TrainSummary(
+        model_id=record.model_id,
+        store=plan.request.store,
+        promoted=promoted,
+        base=record.name,
+        images=len(images),
+        train_images=len(lesson.train_M),
+        validation_images=len(lesson.validation_V),
+        seen_labels=len(lesson.vocabulary),
+        novel_labels=len(plan.novel),
+        without_positives=list(lesson.without_positives),
+        unknown_labels=images.unknown_words(),
+        damaged=dict(list(images.damaged.items())[:_SHOWN]),
+        epochs=fitted.report.epochs,
+        branches=list(fitted.report.branches),
+        scorers=list(record.scorers),
+        ece={check.group: check.ece for check in fitted.report.calibration[record.scorers[0]]},
+        seconds=round(seconds, 1),
+        next_steps=_next_steps(plan, record, promoted=promoted),
+    )
+
+
+def _next_steps(plan: TrainPlan, record: ModelRecord, *, promoted: bool) -> list[str]:
+    where = f"--taxonomy {plan.request.taxonomy} --model {record.model_id} --store {plan.request.store}"
+    steps = [f"clipdecoder evaluate SHARDS {where}", f"clipdecoder tag SHARDS {where}"]
+    if not promoted:
+        steps.append(f"`scores` and `tags` show another model; clipdecoder models promote {record.model_id}")
+    return steps
+
+
+def _some(words: Sequence[str]) -> str:
+    rest = len(words) - _SHOWN
+    return ", ".join(words[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
