@@ -75,4 +75,4 @@ class DecoderLayer(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """Move attention heads in front: (..., L, D) to (..., H, L, E)."""
-        return x.reshape(*x.shape[:-1], self.num_heads, -1).transpose(-2, -3)
+        return x.reshape(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(-2, -3)

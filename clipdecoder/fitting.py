@@ -285,13 +285,16 @@ def _epoch_record(stage: str, report: EpochReport) -> EpochRecord:
 
 
 def _teacher(data: FitData, linear: LinearBranch, queries_KQ: NDArray[np.float32]) -> Teacher:
-    """Return what distillation learns from: the frozen model's cosines, or where there are none, the regression."""
+    """Return what distillation learns from: the frozen model's cosines, or where there are none, the regression.
+
+    The regression answers as for novel labels, from their texts alone: what it knows by heart would teach nothing.
+    """
     embeddings_ND = data.inputs.frozen().embeddings_ND
 
     def teach(rows_B: NDArray[np.int64], columns_K: NDArray[np.int64]) -> NDArray[np.float32]:
         if data.joint:
             return np.asarray(embeddings_ND[rows_B].astype(np.float32) @ queries_KQ[columns_K].T)
-        return linear.logits(embeddings_ND[rows_B], queries_KQ[columns_K], columns_K)
+        return linear.logits(embeddings_ND[rows_B], queries_KQ[columns_K], np.full(len(columns_K), -1))
 
     return teach
 

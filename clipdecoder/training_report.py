@@ -38,12 +38,15 @@ class Tally:
     seconds: float = 0.0
 
     def add(self, losses: Losses, grad_norm: Tensor) -> None:
+        """Count one step."""
         for name, value in (losses | {"grad_norm": grad_norm}).items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
         self.seconds = time.perf_counter() - self.started
 
     def losses(self) -> dict[str, float]:
+        """Return the mean of each part over the epoch's steps."""
         return {name: float(value) / self.steps for name, value in self.sums.items() if name != "grad_norm"}
 
     def grad_norm(self) -> float:
+        """Return the mean norm of the gradient before clipping."""
         return float(self.sums["grad_norm"]) / self.steps

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from examples.scenes.__main__ import write_scenes
+from examples.scenes.__main__ import DEFAULT_SEED, write_scenes
 from examples.scenes.render import LABELS, NEVER_IN_CAPTIONS, taxonomy_yaml
 from flows.contact_sheet import write_contact_sheet
 from schemas.errors import RequestError
+from storage.files import Folder
+from storage.models import read_models
 
 SHARDS = 4
+NOVEL_LABELS = 16
+SEEDS = {"test": 1, "annotated": 2}  # pictures of their own
 _MARK = "made by clipdecoder demo"
 
 _QUESTIONS = (
@@ -26,6 +31,11 @@ _QUESTIONS = (
         "select shard, key, round(min(score), 3) as surety from tags where label_id in ('red-circle', 'blue-star') "
         "group by shard, key having count(*) = 2 order by surety desc limit 5",
     ),
+)
+
+_BY_KNOWLEDGE = (
+    "select case when seen then 'trained on' else 'never seen' end as labels, count(*) as tags, "
+    "round(avg(score), 2) as mean_score, round(avg(threshold), 2) as mean_threshold from tags group by seen"
 )
 
 Run = Callable[..., None]  # runs a command, given its words, after showing it
@@ -71,9 +81,56 @@ def play(to: Path, pictures: int, *, run: Run, show: Run, tell: Tell) -> None:
     tell("Prove that nothing was lost")
     run("audit", "--store", store)
 
+    _train(to, pictures // 3, run=run, show=show, tell=tell)
+
     tell("The best pictures of each label, on one page")
     show("python", "-m", "flows.contact_sheet", store, str(to / "contact-sheet.html"))
     write_contact_sheet(store, to / "contact-sheet.html")
+
+
+def _train(to: Path, pictures: int, *, run: Run, show: Run, tell: Tell) -> None:
+    """Train on what was tagged, whose true labels are known, with some labels held out; judge, calibrate, tag again."""
+    store, taxonomy, novel = str(to / "store"), str(to / "taxonomy.yaml"), to / "novel.txt"
+    label_ids = [label.id for label in LABELS]
+    novel.write_text("\n".join(sorted(random.Random(0).sample(label_ids, NOVEL_LABELS))) + "\n")
+
+    tell(f"Train a decoder on these pictures. {NOVEL_LABELS} labels are held out: nothing of them is used")
+    shared = ("--taxonomy", taxonomy, "--store", store)
+    shards = str(to / "shards" / "*.tar")
+    run("train", shards, *shared, "--base", "bundled:scenes", "--novel", str(novel), "--name", "scenes")
+    trained = _newest_model(store)
+
+    tell("What is it worth, on labels that it saw and on labels that it never saw? Other pictures are the judge")
+    test = _more_pictures(to, "test", pictures, run=run, show=show)
+    report = ("--novel", str(novel), "-o", str(to / "evaluation"))
+    run("evaluate", test, *shared, "--model", trained, *report, "--name", "test")
+
+    tell("A few more annotated pictures fit scores and thresholds anew; the result is a model of its own")
+    run("calibrate", _more_pictures(to, "annotated", pictures, run=run, show=show), *shared, "--model", trained)
+
+    tell("Tag with it, and let the views show its answers")
+    calibrated = _newest_model(store)
+    run("tag", shards, *shared, "--model", calibrated, "--name", "scenes")
+    run("models", "promote", calibrated, "--reason", "trained and calibrated on these pictures", "--store", store)
+    run("sql", _BY_KNOWLEDGE, "--store", store)
+
+
+def _more_pictures(to: Path, name: str, pictures: int, *, run: Run, show: Run) -> str:
+    """Render and pack pictures that nothing was trained on; return where their shards are."""
+    seed, folder = DEFAULT_SEED + SEEDS[name], to / f"{name}-pictures"
+    words = ("--to", str(folder), "--pictures", str(pictures), "--seed", str(seed))
+    show("python", "-m", "examples.scenes", *words)
+    table = write_scenes(folder, pictures, seed)
+    run("pack", str(table), "--to", str(to / name / "{:05d}.tar"))
+    return str(to / name / "*.tar")
+
+
+def _newest_model(store: str) -> str:
+    """Return the model that the last command made: the one that no other was calibrated from."""
+    records = read_models(Folder(store))
+    made = {model_id: record.checkpoint for model_id, record in records.items() if record.checkpoint is not None}
+    older = {checkpoint.calibrated_from for checkpoint in made.values()}
+    return next(model_id for model_id in made if model_id not in older)
 
 
 def _new_labels_query() -> str:

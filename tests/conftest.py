@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import Any
 
 import fsspec
 import pytest
+
+# Before torch is loaded: see flows.environment.share_processors.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import typer
 
 from flows.cli import audit, calibrate, demo, evaluate, models, pack, sql, tag, taxonomy, train
 from flows.cli.output import say_error
-from flows.quiet import make_prefect_quiet
+from flows.environment import make_prefect_quiet, share_processors
 from schemas.errors import ClipdecoderError, RequestError, RunError
 
 # What an output without a name of its own raises when it takes no more.
@@ -36,6 +36,7 @@ app.add_typer(models.app, name="models")
 def main() -> None:
     """Run the command line. Errors that a user can cause are sentences, never tracebacks."""
     make_prefect_quiet()
+    share_processors()
     # What is wrong with a picture stands in its row; Pillow's warnings (damaged EXIF) would bury the rest.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         to: Annotated[Path, typer.Option("--to", help="Folder for everything that the demo makes.")] = Path("demo"),
         pictures: Annotated[int, typer.Option(min=8, help="Pictures to render.")] = 600,
     ) -> None:
-        """Render pictures, tag them, ask SQL, add labels, audit, make a contact sheet; print each command on the way.
+        """Render pictures, tag, ask SQL, add labels, audit, train, evaluate, calibrate; print each command on the way.
 
         Example: clipdecoder demo --to demo
         """

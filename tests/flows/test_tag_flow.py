@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Prefect's own dependencies
 @pytest.fixture(scope="module")
 def prefect_server() -> Iterator[None]:
     """Start a real server on loopback with an empty database."""
-    from flows.quiet import make_prefect_quiet
+    from flows.environment import make_prefect_quiet
 
     make_prefect_quiet()
     from prefect.testing.utilities import prefect_test_harness

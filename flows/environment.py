@@ -1,4 +1,4 @@
-"""Prefect, quiet and private on the command line: set before it is imported, and only where the user set nothing."""
+"""Environment of the command line: set before Prefect and torch are imported, and only where the user set nothing."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def make_prefect_quiet() -> None:
     """Give Prefect's settings our defaults: no telemetry, no log of its own, time to start."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def share_processors() -> None:
+    """Let torch's threads sleep while they wait for each other.
+
+    They would spin, and where another process has one of the processors, each step of a training then waits for a
+    time slice: 1.3 seconds instead of 0.2, measured on two processors beside one busy process.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
