@@ -49,11 +49,10 @@ COREL_TEST, COREL_NOVEL = 500, 40
 
 # The recipe of each world, and what is changed in it to see what a part is worth.
 RECIPES: dict[str, dict[str, Any]] = {
-    "scenes": {"epochs": 10},
+    "scenes": {},
     "corel5k": {
         "validation_share": 0.125,
         "epochs": 6,
-        "distillation": 10.0,
         "sampled_labels": 64,
         "feedforward_width": 512,
     },
@@ -65,7 +64,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all labels each step": {"sampled_labels": 0},
     "16 labels each step": {"sampled_labels": 16},
     "no distillation": {"distillation": 0.0},
-    "distillation": {"distillation": 10.0},
     "no residual": {"residual": False},
 }
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clipdecoder.baselines import Examples, label_ridge, ridge_to_text
 from clipdecoder.branches import Branches, Queries
 from clipdecoder.calibration import HeldOut, calibrate
+from clipdecoder.cosine import best_patch
 from clipdecoder.fusion import choose_weights
 from clipdecoder.image_kernel import ImageSpace
 from clipdecoder.inputs import FrozenInputs, PixelInputs
@@ -285,13 +286,16 @@ def _epoch_record(stage: str, report: EpochReport) -> EpochRecord:
 
 
 def _teacher(data: FitData, linear: LinearBranch, queries_KQ: NDArray[np.float32]) -> Teacher:
-    """Return what distillation learns from: the frozen model's cosines, or where there are none, the regression.
+    """Return what distillation learns from: the best patch's cosine, else the picture's, else the regression.
 
     The regression answers as for novel labels, from their texts alone: what it knows by heart would teach nothing.
     """
-    embeddings_ND = data.inputs.frozen().embeddings_ND
+    frozen = data.inputs.frozen()
+    embeddings_ND = frozen.embeddings_ND
 
     def teach(rows_B: NDArray[np.int64], columns_K: NDArray[np.int64]) -> NDArray[np.float32]:
+        if data.local:
+            return best_patch(frozen.tokens_NTC[rows_B], queries_KQ[columns_K], data.device)
         if data.joint:
             return np.asarray(embeddings_ND[rows_B].astype(np.float32) @ queries_KQ[columns_K].T)
         return linear.logits(embeddings_ND[rows_B], queries_KQ[columns_K], np.full(len(columns_K), -1))

@@ -63,11 +63,13 @@ class TrainConfig(Record):
     probability_clip: float = Field(
         default=0.05, ge=0, lt=1, description="asymmetric loss: negatives below it cost nothing"
     )
-    distillation: float = Field(default=0.0, ge=0, description="weight of the loss towards the teacher; 0: off")
+    distillation: float = Field(
+        default=10.0, ge=0, description="weight of the loss towards the frozen model, which knows novel labels; 0: off"
+    )
     projection_width: int = Field(default=256, ge=1, description="of the space of the contrastive loss")
 
     # Loop
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=8, ge=1)
     batch_size: int = Field(default=64, ge=1, description="images per step and process")
     learning_rate: float = Field(default=1e-3, gt=0, description="the peak of OneCycle")
     weight_decay: float = Field(default=0.02, ge=0, description="of matrices; norms and biases have none")
@@ -79,7 +81,7 @@ class TrainConfig(Record):
     )
     label_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of a step's labels that sit it out")
     token_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of an image's tokens that sit a step out")
-    patience: int = Field(default=5, ge=1, description="epochs without gain on validation that end the training")
+    patience: int = Field(default=3, ge=1, description="epochs without gain on validation that end the training")
     amp: Literal["auto", "off", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, off elsewhere")
     seed: int = Field(default=0, ge=0)
 

@@ -57,9 +57,9 @@ def pack(
 
     Args:
         source: path or URL of a folder, taken recursively in sorted order, or of a CSV with a header: `path` (or
-            `file`, `filename`, `image`) relative to the CSV, optionally `key` and `labels` (separated by ; or |).
-            Labels go into the sample's .json as a list, other columns as they are; both win over what a .json beside
-            the image says. An empty `labels` cell is an empty list.
+            `file`, `filename`, `image`) relative to the CSV, optionally `key`, `labels` and `absent` (separated by ; or
+            |). Labels go into the sample's .json as a list, other columns as they are; both win over what a .json
+            beside the image says. An empty cell of labels is an empty list.
         to: path or URL of the shards with one place for their number, such as `shards/{:05d}.tar`.
         samples_per_shard: images in each shard but the last.
         on_shard: called with each finished shard's URL and its number of images.

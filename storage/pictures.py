@@ -17,6 +17,7 @@ from schemas.errors import RequestError, StoreError
 from storage.files import Folder, transport_errors
 from storage.shards import IMAGE_EXTENSIONS, SIDE_EXTENSIONS
 
+LABEL_COLUMNS = ("labels", "absent")  # what is there, and what somebody looked for and did not find
 PATH_COLUMNS = ("path", "file", "filename", "image")
 _LABEL_SEPARATOR = re.compile(r"[;|]")
 _NAMES_IN_ERRORS = 5
@@ -205,8 +206,8 @@ def _row(cells: dict[str, str], path_column: str, where: str) -> _Row:
         raise RequestError(f"{where}: {path_column} is empty; name the image, or remove the line")
     columns: dict[str, Any] = {}
     for name, cell in cells.items():
-        if name.strip().lower() == "labels":
-            columns["labels"] = [label.strip() for label in _LABEL_SEPARATOR.split(cell) if label.strip()]
+        if name.strip().lower() in LABEL_COLUMNS:
+            columns[name.strip().lower()] = [label.strip() for label in _LABEL_SEPARATOR.split(cell) if label.strip()]
         elif name.strip().lower() == "key":
             key = cell or None
         elif name != path_column:

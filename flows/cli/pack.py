@@ -25,7 +25,7 @@ def pack(
 ) -> None:
     """Pack images into WebDataset shards, bytes unchanged, with their side files and labels.
 
-    A CSV has a header; `labels` (separated by ; or |) and other columns go into each image's .json.
+    A CSV has a header; `labels`, `absent` (separated by ; or |) and other columns go into each image's .json.
 
     Example: clipdecoder pack pictures/ --to "shards/{:05d}.tar"
     """

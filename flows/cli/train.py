@@ -42,7 +42,7 @@ def train(
     finetune: Annotated[
         str | None, typer.Option(help="Train the backbone too: none, all, or a number of last blocks.  [default: none]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: 20]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: 8]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.  [default: 0]")] = None,
     target_precision: TargetPrecision = None,
     name: Name = None,

@@ -92,6 +92,13 @@ def test_keys_stay_different_whatever_the_names(tmp_path: Path) -> None:
     assert samples["a"].data == b"a.JPG" and samples["a.jpg"].data == b"a.jpg.jpg"
 
 
+def test_labels_that_are_absent_are_a_list_too(images: Path, tmp_path: Path) -> None:
+    touch(tmp_path, {"list.csv": f"path,labels,Absent\n{images}/cats/a.jpg,cat,dog; bus\n"})
+    samples, _ = unpack(*pack(f"{tmp_path}/list.csv", f"{tmp_path}/{{:d}}.tar").shards)
+    (sample,) = samples.values()
+    assert json.loads(sample.side["json"]) == {"labels": ["cat"], "absent": ["dog", "bus"]}
+
+
 def test_a_csv_gives_keys_labels_and_columns(images: Path, tmp_path: Path) -> None:
     rows = [
         "File,Labels,key,caption",
