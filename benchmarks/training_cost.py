@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +24,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.head_cost import (
+    BATCH,
+    NUM_TOKENS,
+    TOWER,
+    WIDTH,
+    make_backbone,
+    measure_head,
+    measure_memory,
+    random_queries,
+)
 from benchmarks.machine import describe
-from clipdecoder.group_head import build_head
-from clipdecoder.head import MAX_BYTES, TextQueryHead
-from clipdecoder.head_cost import head_flops
+from benchmarks.rounds import Stages, alternate, ratio, seconds
+from clipdecoder.cosine import best_patch
 from clipdecoder.targets import Targets
 from clipdecoder.training import train_head
 from clipdecoder.training_batches import TrainData, epoch_rows, sample_labels
-from schemas.training import HeadConfig, TrainConfig
+from schemas.training import TrainConfig
 
-TOWER = "ViT-B-32"
-NUM_TOKENS, WIDTH = 49, 512  # its patch tokens
-BATCH = 16
-GROUPS, GROUPED_LABELS = 100, 1000
 TRAINED_LABELS, LABELS_PER_IMAGE = 1000, 4
 MAX_PIXELS = 89_478_485
-SHAPE = HeadConfig(token_width=WIDTH, query_width=WIDTH)
-
-Times = Mapping[str, list[float]]  # seconds of each stage, one entry per round
-Stages = Mapping[str, Callable[[], float]]  # each does its work and returns its seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,132 +55,27 @@ class Size:
     rounds: int = 5
     pictures: int = 1000
     images: int = 5000
-    images_all_labels: int = 640
+    images_all_labels: int = 192
+    epoch_rounds: int = 3
 
 
-SMALL = Size(labels=(100, 1000), rounds=3, pictures=200, images=640, images_all_labels=128)
+SMALL = Size(labels=(100, 1000), rounds=2, pictures=128, images=256, images_all_labels=64, epoch_rounds=2)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def annotated(tokens_NTC: NDArray[np.float16], labels: list[list[int]], num_labels: int) -> TrainData:
+    """Return tokens and labels to train on, with random queries and the teacher of towers whose patches are local."""
+    queries_KC = random_queries(num_labels, tokens_NTC.shape[2]).numpy()
 
+    def teach(rows_B: NDArray[np.int64], columns_K: NDArray[np.int64]) -> NDArray[np.float32]:
+        return best_patch(tokens_NTC[rows_B], queries_KC[columns_K], torch.device("cpu"))
 
-def alternate(stages: Stages, rounds: int) -> Times:
-    """Return the seconds of each stage in rounds of all stages, after one round that does not count."""
-    times: dict[str, list[float]] = {stage: [] for stage in stages}
-    for number in range(rounds + 1):
-        for stage, work in stages.items():
-            spent = work()
-            if number:
-                times[stage].append(spent)
-    return times
-
-
-def ratio(times: Times, stage: str, to: str) -> float:
-    """Return the median over rounds of one stage's time over another's."""
-    return statistics.median(one / other for one, other in zip(times[stage], times[to], strict=True))
-
-
-def random_queries(num_labels: int) -> torch.Tensor:
-    """Return L2-normalised queries_KC."""
-    return F.normalize(torch.randn(num_labels, WIDTH), dim=-1)
-
-
-def make_backbone() -> tuple[torch.nn.Module, int]:
-    """Return the tower with random weights and its floating point operations per image."""
-    import open_clip
-
-    from clipdecoder.backbone import open_clip_backbone
-
-    backbone = open_clip_backbone(open_clip.create_model(TOWER, pretrained=None).eval().visual)
-    # With gradients, since the fused attention without them is not counted.
-    with FlopCounterMode(display=False) as counter:
-        backbone(torch.zeros(1, 3, 224, 224))
-    return backbone, counter.get_total_flops()
-
-
-def measure_head(size: Size) -> list[str]:
-    """Return a table of the head's time per image beside the backbone's."""
-    torch.manual_seed(0)
-    backbone, backbone_flops = make_backbone()
-    pictures_BCHW = torch.randn(BATCH, 3, 224, 224)
-    with torch.inference_mode():
-        x_BTC = backbone(pictures_BCHW).tokens_BTC
-    head = TextQueryHead(SHAPE).eval()
-    grouped_shape = SHAPE.model_copy(update={"groups": GROUPS, "num_labels": GROUPED_LABELS})
-    grouped = build_head(grouped_shape).eval()
-    queries = {num_labels: random_queries(num_labels) for num_labels in size.labels}
-    prepared = {num_labels: head.prepare(queries_KC) for num_labels, queries_KC in queries.items()}
-    stages: dict[str, Callable[[], float]] = {TOWER: lambda: seconds(lambda: backbone(pictures_BCHW))}
-    for count in size.labels:
-        stages[f"{count:,}"] = lambda count=count: seconds(lambda: head(x_BTC, prepared[count]))
-        stages[f"prepare {count:,}"] = lambda count=count: seconds(lambda: head.prepare(queries[count]))
-    by_groups = f"{GROUPED_LABELS:,} in {GROUPS} groups"
-    stages[by_groups] = lambda: seconds(lambda: grouped(x_BTC))
-    with torch.inference_mode():
-        times = alternate(stages, size.rounds)
-    flops = {f"{count:,}": head_flops(SHAPE, NUM_TOKENS, count) for count in size.labels}
-    flops = {TOWER: backbone_flops} | flops | {by_groups: head_flops(grouped_shape, NUM_TOKENS, GROUPED_LABELS)}
-    return list(_head_table(times, flops, size))
-
-
-def _head_table(times: Times, flops: Mapping[str, int], size: Size) -> Iterator[str]:
-    first = f"{size.labels[0]:,}"
-    yield "## Head beside backbone"
-    yield ""
-    yield (
-        f"{TOWER}, float32, 224 x 224, batches of {BATCH}, {NUM_TOKENS} tokens of {WIDTH}; the head as by default "
-        "(width 256, feed-forward 1,024), queries prepared once."
+    return TrainData(
+        inputs=tokens_NTC,
+        rows_M=np.arange(len(tokens_NTC)),
+        targets=Targets.of(labels, num_labels=num_labels),
+        queries_KQ=queries_KC,
+        teacher=teach,
     )
-    yield ""
-    yield "| labels | of the backbone's time | of its operations | growth | ms per image | GFLOP per image | prepare, ms |"
-    yield "|---:|---:|---:|---:|---:|---:|---:|"
-    for stage, operations in flops.items():
-        once = times.get(f"prepare {stage}")
-        cells = [
-            "the backbone" if stage == TOWER else stage,
-            f"{ratio(times, stage, TOWER):.3f}",
-            f"{operations / flops[TOWER]:.3f}",
-            "" if stage == TOWER else f"{ratio(times, stage, first):.1f}",
-            f"{1000 * statistics.median(times[stage]) / BATCH:.2f}",
-            f"{operations / 1e9:.2f}",
-            f"{1000 * statistics.median(once):.1f}" if once else "",
-        ]
-        yield "| " + " | ".join(cells) + " |"
-    yield ""
-    yield f"Growth is time over that of {first} labels. Preparing is paid once per vocabulary, not per image."
-
-
-def peak_memory(num_labels: int, max_bytes: int) -> None:
-    """Score one batch and print the peak of this process's memory in KiB."""
-    head, x_BTC = TextQueryHead(SHAPE).eval(), torch.randn(BATCH, NUM_TOKENS, WIDTH)
-    with torch.inference_mode():
-        head(x_BTC, random_queries(num_labels), max_bytes=max_bytes)
-    sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
-
-
-def measure_memory(size: Size) -> Iterator[str]:
-    """Return a table of what scoring adds to the peak of a process's memory, in chunks of labels and all at once."""
-
-    def peak(num_labels: int, max_bytes: int) -> float:
-        words = (sys.executable, "-m", "benchmarks.training_cost", "--peak", str(num_labels), str(max_bytes))
-        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout) / 1024
-
-    alone = peak(1, MAX_BYTES)
-    yield "## Memory"
-    yield ""
-    yield (
-        f"What a batch of {BATCH} adds to the peak of a process that scores one label ({alone:,.0f} MiB, libraries and "
-        f"weights), with chunks of at most {MAX_BYTES >> 20} MiB as by default, and all labels at once."
-    )
-    yield ""
-    yield "| labels | in chunks, MiB | at once, MiB |"
-    yield "|---:|---:|---:|"
-    for count in size.labels:
-        yield f"| {count:,} | {peak(count, MAX_BYTES) - alone:,.0f} | {peak(count, 2**62) - alone:,.0f} |"
 
 
 def epoch_seconds(data: TrainData, config: TrainConfig) -> float:
@@ -215,12 +106,7 @@ def measure_scenes(folder: Path, size: Size) -> list[str]:
             tokens_NTC[start : start + 32] = encoded.tokens_BTC
 
     decode_and_encode()
-    data = TrainData(
-        inputs=tokens_NTC,
-        rows_M=np.arange(size.pictures),
-        targets=Targets.of([[column[one] for one in ids] for *_, ids in scenes], num_labels=len(LABELS)),
-        queries_KQ=random_queries(len(LABELS)).numpy(),
-    )
+    data = annotated(tokens_NTC, [[column[one] for one in ids] for *_, ids in scenes], len(LABELS))
     stages: Stages = {
         "decode and encode": lambda: seconds(decode_and_encode),
         "epoch": lambda: epoch_seconds(data, TrainConfig(epochs=1)),
@@ -248,13 +134,9 @@ def random_data(folder: Path, num_images: int) -> TrainData:
     for rows in np.array_split(np.arange(num_images), max(1, num_images // 500)):
         tokens_NTC[rows] = rng.standard_normal((len(rows), NUM_TOKENS, WIDTH), dtype=np.float32)
     share_K = 1 / np.arange(1, TRAINED_LABELS + 1)
-    draw = [rng.choice(TRAINED_LABELS, LABELS_PER_IMAGE, False, share_K / share_K.sum()) for _ in range(num_images)]
-    return TrainData(
-        inputs=tokens_NTC,
-        rows_M=np.arange(num_images),
-        targets=Targets.of([labels.tolist() for labels in draw], num_labels=TRAINED_LABELS),
-        queries_KQ=random_queries(TRAINED_LABELS).numpy(),
-    )
+    share_K /= share_K.sum()
+    draw = [rng.choice(TRAINED_LABELS, LABELS_PER_IMAGE, False, share_K).tolist() for _ in range(num_images)]
+    return annotated(tokens_NTC, draw, TRAINED_LABELS)
 
 
 def labels_per_step(data: TrainData, config: TrainConfig) -> float:
@@ -263,12 +145,11 @@ def labels_per_step(data: TrainData, config: TrainConfig) -> float:
     return statistics.mean(len(sample_labels(data.targets, r, config, np.random.default_rng(0))) for r in steps)
 
 
-def measure_epoch(folder: Path, size: Size) -> list[str]:
-    """Return what an epoch over stored tokens of the tower's shape costs: with sampled labels, with all, from pixels."""
+def measure_epoch(folder: Path, backbone: torch.nn.Module, size: Size) -> list[str]:
+    """Return what an epoch over stored tokens of the tower's shape costs: labels sampled or all, or from images."""
     data = random_data(folder, size.images)
-    some = TrainData(**vars(data) | {"rows_M": data.rows_M[: size.images_all_labels]})
+    some = replace(data, rows_M=data.rows_M[: size.images_all_labels])
     sampled, every = TrainConfig(epochs=1), TrainConfig(epochs=1, sampled_labels=0)
-    backbone, _ = make_backbone()
     pictures_BCHW = torch.randn(BATCH, 3, 224, 224)
 
     def per_image(data: TrainData, config: TrainConfig) -> float:
@@ -283,19 +164,19 @@ def measure_epoch(folder: Path, size: Size) -> list[str]:
         "sampled": lambda: per_image(data, sampled),
         "all": lambda: per_image(some, every),
     }
-    times = alternate(stages, max(3, size.rounds - 2))
+    times = alternate(stages, size.epoch_rounds)
     epoch = [size.images * each for each in times["sampled"]]
     return [
         f"## An epoch over {size.images:,} images of {NUM_TOKENS} x {WIDTH} tokens",
         "",
-        f"Random tokens in a memory map, {TRAINED_LABELS:,} labels of frequency 1/rank, {LABELS_PER_IMAGE} an image, the "
-        f"default recipe: batches of {sampled.batch_size}, {labels_per_step(data, sampled):.0f} labels a step (all "
+        f"Random tokens in a memory map, {TRAINED_LABELS:,} labels of frequency 1/rank, {LABELS_PER_IMAGE} an image, "
+        f"the default recipe: batches of {sampled.batch_size}, {labels_per_step(data, sampled):.0f} labels a step (all "
         f"positives of the batch, others up to {sampled.sampled_labels}).",
         "",
         f"- from images, the {TOWER} forward alone added: **{1 + ratio(times, 'backbone', 'sampled'):.1f} times** the "
         "epoch from stored tokens",
-        f"- all {TRAINED_LABELS:,} labels a step: **{ratio(times, 'all', 'sampled'):.1f} times** the epoch with sampled "
-        f"ones (over {size.images_all_labels} images)",
+        f"- all {TRAINED_LABELS:,} labels a step: **{ratio(times, 'all', 'sampled'):.1f} times** the epoch with "
+        f"sampled ones (over {size.images_all_labels} images)",
         f"- the epoch: **{statistics.median(epoch):.0f} s** (rounds: {', '.join(f'{each:.0f}' for each in epoch)}), "
         f"{1 / statistics.median(times['sampled']):,.0f} images per second on {torch.get_num_threads()} threads",
     ]
@@ -324,15 +205,18 @@ def token_sizes() -> Iterator[str]:
 def report(size: Size, command: str) -> str:
     """Measure everything and return the result as Markdown."""
     lines = ["# The head and its training: what they cost", "", f"`{command}`", "", *describe()]
+    torch.manual_seed(0)
+    backbone = make_backbone()
     with tempfile.TemporaryDirectory() as folder:
         sections = [
-            measure_head(size),
-            list(measure_memory(size)),
+            measure_head(backbone, size.labels, size.rounds),
+            list(measure_memory(size.labels)),
             measure_scenes(Path(folder), size),
-            measure_epoch(Path(folder), size),
+            measure_epoch(Path(folder), backbone, size),
             list(token_sizes()),
         ]
-    lines += [f"- {size.rounds} rounds, medians; load after the run: {os.getloadavg()[0]:.1f}"]
+    load = f"load after the run: {os.getloadavg()[0]:.1f}"
+    lines.append(f"- medians of {size.rounds} rounds, of the last epoch {size.epoch_rounds}; {load}")
     return "\n".join([*lines, *(line for section in sections for line in ("", *section))]) + "\n"
 
 
@@ -341,11 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_cost", description=__doc__)
     parser.add_argument("--small", action="store_true", help="fewer labels and images: under a minute")
     parser.add_argument("--write", type=Path, help="also write the result here")
-    parser.add_argument("--peak", type=int, nargs=2, metavar=("LABELS", "BYTES"), help="measure memory in this process")
     arguments = parser.parse_args()
-    if arguments.peak:
-        peak_memory(*arguments.peak)
-        return
     command = "python -m benchmarks.training_cost" + " --small" * arguments.small
     text = report(SMALL if arguments.small else Size(), command)
     sys.stdout.write(text)

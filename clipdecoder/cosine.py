@@ -44,8 +44,9 @@ class CosineScorer:
     def logits(self, embeddings_RD: NDArray[np.float16], tokens_RTD: NDArray[np.float16] | None) -> NDArray[np.float32]:
         """Return logits_RK, from -1 to 1."""
         cosine_RK = embeddings_RD.astype(np.float32) @ self.queries_KD.T
-        if not self.local or tokens_RTD is None:
+        if not self.local:
             return np.asarray(cosine_RK)
+        assert tokens_RTD is not None, "the best patch is looked for in patch tokens"
         best_RK = best_patch(tokens_RTD, self.queries_KD, self.device)
         return np.asarray((cosine_RK + best_RK) / 2, np.float32)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,14 @@ class PixelInputs:
 
     def frozen(self, weights: Mapping[str, Tensor] | None = None) -> FrozenInputs:
         """Return the images as the backbone sees them with these weights in place of its own."""
-        encoder = self.encoder.with_weights(weights) if weights else self.encoder
+        return self._encode(self.encoder.with_weights(weights)) if weights else self._as_it_came
+
+    @cached_property
+    def _as_it_came(self) -> FrozenInputs:
+        # Asked for again and again, and a pass over all images each time.
+        return self._encode(self.encoder)
+
+    def _encode(self, encoder: ImageEncoder) -> FrozenInputs:
         num_images = len(self.pixels_NHWC)
         shape = num_images, encoder.num_tokens, encoder.token_width
         tokens_NTC = np.memmap(self.scratch / f"tokens-{encoder.encoder_id}", np.float16, "w+", shape=shape)

@@ -24,6 +24,8 @@ from schemas.errors import ModelError
 
 Arrays = dict[str, NDArray[Any]]
 
+_NEXT = "put the file back that was written with it, or train again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -51,7 +53,8 @@ class Parts:
             arrays |= _prefixed("head", {name: value.cpu().numpy() for name, value in self.head.state_dict().items()})
         arrays |= _prefixed("baseline", self.baselines)
         arrays |= _prefixed("backbone", {name: value.cpu().numpy() for name, value in self.backbone.items()})
-        return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        # Not `ascontiguousarray`, which makes a list of one of a number.
+        return save({name: np.asarray(value, order="C") for name, value in arrays.items()})
 
     @classmethod
     def from_bytes(cls, data: bytes, record: CheckpointRecord) -> Parts:
@@ -75,8 +78,11 @@ class Parts:
                 baselines=_part("baseline", arrays),
                 backbone={n: torch.from_numpy(v.copy()) for n, v in _part("backbone", arrays).items()},
             )
-        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-            raise ModelError(f"the checkpoint's weights do not fit its config.json: {error}") from None
+        except KeyError as error:
+            raise ModelError(f"the checkpoint's weights lack {error}, which its config.json asks for; {_NEXT}") from None
+        except (SafetensorError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())  # PyTorch writes a line per weight
+            raise ModelError(f"the checkpoint's weights do not fit its config.json ({reason}); {_NEXT}") from None
 
 
 def _prefixed(part: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from clipdecoder.clock import StageClock
 from flows.reading import KnownSample, ShardReading, require_fingerprint
 from schemas.sample import SampleStatus, ShardStatus
@@ -92,19 +90,29 @@ def _keep(
 ) -> ShardFeatures:
     """Store what is new of the features, and return them.
 
-    Where only the tokens were missing, rows and embeddings stay the stored ones: another batch size rounds otherwise,
-    and scores from embeddings must not change because somebody asked for tokens.
+    Samples that were good before keep their rows and embeddings: another batch size rounds otherwise, and scores from
+    embeddings must not change because somebody asked for tokens.
     """
     folder = Folder(wanted.store)
     with clock.stage("write"):
-        kept = not wanted.retry_failed and stored is not None and np.array_equal(stored.ok_samples, made.ok_samples)
-        if stored is not None and kept:
-            made = replace(made, facts=stored.facts, rows=stored.rows, embeddings_ND=stored.embeddings_ND)
-        else:
+        if stored is not None:
+            made = _with_stored(stored, made)
+        if stored is None or (made.facts, made.rows) != (stored.facts, stored.rows):
             write_features(folder, features_path(wanted.encoder_id, wanted.dataset, ref.shard), made)
         if wanted.store_tokens:
             write_tokens(folder, tokens_path(wanted.encoder_id, wanted.dataset, ref.shard), made)
     return made
+
+
+def _with_stored(stored: ShardFeatures, made: ShardFeatures) -> ShardFeatures:
+    """Return what was made, with the stored row and embedding of each sample that was good before and is again."""
+    known, place = _good_samples(stored), {int(sample): place for place, sample in enumerate(made.ok_samples)}
+    again = known.keys() & place.keys()
+    embeddings_ND = made.embeddings_ND.copy()
+    for sample in again:
+        embeddings_ND[place[sample]] = known[sample].embedding
+    rows = tuple(known[row.sample].row if row.sample in again else row for row in made.rows)
+    return replace(made, rows=rows, embeddings_ND=embeddings_ND)
 
 
 def _has_failures(features: ShardFeatures) -> bool:

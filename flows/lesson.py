@@ -19,6 +19,7 @@ from schemas.digests import digest_of
 from schemas.errors import RequestError
 from schemas.taxonomy import VocabularyLabel
 
+MAX_VALIDATION = 5000  # more images choose and calibrate no better, and their patch tokens stand in memory
 MIN_IMAGES = 20  # fewer cannot be split into images to train on and images to judge by
 
 
@@ -46,7 +47,8 @@ def prepare_lesson(plan: TrainPlan, images: AnnotatedImages) -> Lesson:
         RequestError: too few images, or no label with enough of them.
     """
     recipe = plan.request.recipe
-    held_out = np.array([_draw(row.sha256 or row.key, recipe.seed) < recipe.validation_share for row in images.rows])
+    share = min(recipe.validation_share, MAX_VALIDATION / len(images))
+    held_out = np.array([_draw(row.sha256 or row.key, recipe.seed) < share for row in images.rows])
     train_M, validation_V = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if len(images) < MIN_IMAGES or not len(train_M) or not len(validation_V):
         raise RequestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.config import DEFAULT_MODEL
@@ -114,8 +115,11 @@ def load_encoders(base: str, text: str | None, device: str) -> EncoderPair:
 
     if text is None or not text.startswith(TABLE):
         return load(base, text, device=device)
-    table = read_text_table(text.removeprefix(TABLE))
-    return load(base, TableText(table.texts, table.vectors, text), device=device)
+    url = text.removeprefix(TABLE)
+    table = read_text_table(url)
+    # As a checkpoint remembers it: good from any working directory.
+    name = text if "://" in url else f"{TABLE}{Path(url).expanduser().resolve()}"
+    return load(base, TableText(table.texts, table.vectors, name), device=device)
 
 
 def _load_zero_shot(spec: str, device: str) -> ZeroShotModel:

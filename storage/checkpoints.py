@@ -98,6 +98,19 @@ def read_calibration(folder: Folder, model_id: str) -> tuple[CalibrationRow, ...
     return tuple(CalibrationRow(**row) for row in table.select(CALIBRATION.names).to_pylist())
 
 
+def read_card(folder: Folder, model_id: str) -> str:
+    """Return a checkpoint's model card.
+
+    Raises:
+        ModelError: the file is not there.
+    """
+    path = f"models/{model_id}/{CARD}"
+    try:
+        return folder.read_bytes(path).decode()
+    except FileNotFoundError:
+        raise ModelError(f"{path!r} is not in the store {folder.url!r}; `models show --json` shows the record") from None
+
+
 def calibration_bytes(rows: Sequence[CalibrationRow]) -> bytes:
     """Return the rows as Parquet. Equal rows give equal bytes."""
     buffer = io.BytesIO()

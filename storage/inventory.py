@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from schemas.errors import StoreError
 from schemas.manifest import ModelRecord, Promotion
 from schemas.taxonomy import Taxonomy
+from storage.checkpoints import CALIBRATION_FILE, WEIGHTS
 from storage.files import Folder
 from storage.findings import Finding, FindingCode
 from storage.models import CURRENT, model_path
@@ -31,6 +32,15 @@ def read_sound_runs(folder: Folder) -> tuple[list[StoredRun], list[Finding]]:
     return sorted(runs, key=begun), findings
 
 
+def _missing_weights(folder: Folder, model_id: str) -> Iterator[Finding]:
+    """Yield a finding for each file that a checkpoint cannot score without."""
+    for name in (WEIGHTS, CALIBRATION_FILE):
+        path = f"models/{model_id}/{name}"
+        if not folder.exists(path):
+            message = f"{path} is not there, so this model scores nothing any more; put it back, or train again"
+            yield Finding(code=FindingCode.RECORD, run_id=None, message=message)
+
+
 def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]:
     """Yield a finding for every taxonomy and model that the runs need, and that is not there or cannot be read."""
     again = "the `clipdecoder tag` command that used it writes it again"
@@ -42,6 +52,8 @@ def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]
     for path, kind in needed.items():
         try:
             record = read_json(folder, path, kind)
+            if isinstance(record, ModelRecord) and record.checkpoint is not None:
+                yield from _missing_weights(folder, record.model_id)
             if isinstance(record, Taxonomy) and (digest := digest_in_force(folder, record.name)):
                 unread.append(taxonomy_path(digest))
         except FileNotFoundError:

@@ -29,6 +29,7 @@ def list_models(store: Store = None, as_json: Json = False) -> None:
         {
             "model_id": record.model_id,
             "promoted": promotion is not None and promotion.model_id == record.model_id,
+            "kind": record.kind,
             "name": record.name,
             "architecture": record.architecture,
             "calibration": record.calibration,
@@ -39,20 +40,24 @@ def list_models(store: Store = None, as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table(rows, ["model_id", "promoted", "name", "architecture", "calibration", "seen_labels"])
+        print_table(rows, ["model_id", "promoted", "kind", "name", "architecture", "calibration", "seen_labels"])
 
 
 @app.command()
 def show(model_id: ModelId, store: Store = None, as_json: Json = False) -> None:
-    """Show all that the store knows of a model.
+    """Show all that the store knows of a model; of a trained or calibrated one, its card.
 
     Example: clipdecoder models show 0123456789abcdef
     """
+    from storage.checkpoints import read_card
     from storage.models import read_model
 
-    record = read_model(_store(store), model_id)
+    folder = _store(store)
+    record = read_model(folder, model_id)
     if as_json:
         print_json(record)
+    elif record.checkpoint is not None:
+        print_lines(read_card(folder, model_id).splitlines())
     else:
         print_lines([f"{name}: {value}" for name, value in record.model_dump(mode="json").items()])
 

@@ -125,7 +125,7 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
     from flows.summary import summarise
 
     plan = plan_tag(request)
-    if plan.model.name == "bundled:scenes":
+    if plan.model.name == "bundled:scenes" and plan.model.checkpoint is None:
         say("bundled:scenes knows coloured shapes only; for photographs: --model open_clip:ViT-B-32/laion2b_s34b_b79k")
     with progress_bar(stderr()):
         if not settings.orchestrate:
