@@ -37,8 +37,9 @@ format: install ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Measure this machine: images per second by stage
+bench: install ## Measure this machine: images per second by stage, and what head and training cost
 	$(BIN)/python -m benchmarks.tagging
+	$(BIN)/python -m benchmarks.training_cost --small
 
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras pyproject.toml -o requirements.lock

@@ -52,6 +52,7 @@ class Size:
     """How much is measured."""
 
     labels: tuple[int, ...] = (100, 1000, 5000, 20000)
+    labels_of_memory: tuple[int, ...] = (100, 1000, 5000, 20000)
     rounds: int = 5
     pictures: int = 1000
     images: int = 5000
@@ -59,7 +60,15 @@ class Size:
     epoch_rounds: int = 3
 
 
-SMALL = Size(labels=(100, 1000), rounds=2, pictures=128, images=256, images_all_labels=64, epoch_rounds=2)
+SMALL = Size(
+    labels=(100, 1000),
+    labels_of_memory=(1000,),
+    rounds=2,
+    pictures=128,
+    images=128,
+    images_all_labels=64,
+    epoch_rounds=1,
+)
 
 
 def annotated(tokens_NTC: NDArray[np.float16], labels: list[list[int]], num_labels: int) -> TrainData:
@@ -210,7 +219,7 @@ def report(size: Size, command: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         sections = [
             measure_head(backbone, size.labels, size.rounds),
-            list(measure_memory(size.labels)),
+            list(measure_memory(size.labels_of_memory)),
             measure_scenes(Path(folder), size),
             measure_epoch(Path(folder), backbone, size),
             list(token_sizes()),
@@ -223,7 +232,7 @@ def report(size: Size, command: str) -> str:
 def main() -> None:
     """Measure, print, and write if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_cost", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="fewer labels and images: under a minute")
+    parser.add_argument("--small", action="store_true", help="fewer labels and images: about a minute")
     parser.add_argument("--write", type=Path, help="also write the result here")
     arguments = parser.parse_args()
     command = "python -m benchmarks.training_cost" + " --small" * arguments.small

@@ -40,6 +40,7 @@ from schemas.training import TrainConfig
 from schemas.training_report import BranchPrecision, EpochRecord, TrainingReport
 
 REFERENCE_IMAGES = 512
+LEAST_REFERENCE = 32
 REFERENCE_BYTES = 16 * 2**20  # of patch tokens, in the checkpoint
 ENOUGH = 3  # positives to validate on
 MIN_LEFT_OUT = 3  # fewer labels say nothing about novel ones
@@ -304,11 +305,16 @@ def _teacher(data: FitData, linear: LinearBranch, queries_KQ: NDArray[np.float32
 
 
 def _reference_rows(data: FitData, config: TrainConfig) -> NDArray[np.int64]:
-    """Return the images that means and deviations are taken over: held-out ones, as new images are new as well."""
+    """Return the images that means and deviations are taken over: held-out ones, as new images are new as well.
+
+    Where few are held out, training images fill up: the spread of a handful is chance, that of one image nothing.
+    """
     tokens_NTC = data.inputs.frozen().tokens_NTC
-    room = REFERENCE_BYTES // max(1, tokens_NTC[:1].nbytes)
-    count = min(REFERENCE_IMAGES, max(2, room), len(data.validation_V))
-    return np.sort(np.random.default_rng([config.seed, 2]).choice(data.validation_V, count, replace=False))
+    count = min(REFERENCE_IMAGES, max(2, REFERENCE_BYTES // max(1, tokens_NTC[:1].nbytes)))
+    rng = np.random.default_rng([config.seed, 2])
+    held_out = rng.choice(data.validation_V, min(count, len(data.validation_V)), replace=False)
+    missing = max(0, min(count, LEAST_REFERENCE, len(held_out) + len(data.train_M)) - len(held_out))
+    return np.sort(np.concatenate([held_out, rng.choice(data.train_M, missing, replace=False)]))
 
 
 def _reference(stage: _Stage, rows_S: NDArray[np.int64]) -> Reference:

@@ -79,7 +79,9 @@ class Parts:
                 backbone={n: torch.from_numpy(v.copy()) for n, v in _part("backbone", arrays).items()},
             )
         except KeyError as error:
-            raise ModelError(f"the checkpoint's weights lack {error}, which its config.json asks for; {_NEXT}") from None
+            raise ModelError(
+                f"the checkpoint's weights lack {error}, which its config.json asks for; {_NEXT}"
+            ) from None
         except (SafetensorError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())  # PyTorch writes a line per weight
             raise ModelError(f"the checkpoint's weights do not fit its config.json ({reason}); {_NEXT}") from None

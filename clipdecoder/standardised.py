@@ -78,7 +78,7 @@ class StandardisedScorer:
         self.branches, self.queries, self.scorer = branches, queries, scorer
         self.kinds = branches_of(scorer, branches.kinds)
         self.weights_K = {kind: _weights(kind, branches, queries, fusion) for kind in self.kinds}
-        if scorer == "fused":
+        if scorer == "fused" and len(queries):
             self.kinds = tuple(kind for kind in self.kinds if self.weights_K[kind].any())
         self.needs_tokens = not TOKEN_BRANCHES.isdisjoint(self.kinds)
         known = {

@@ -59,18 +59,28 @@ class PixelTokens(nn.Module):
         return self
 
 
+def count_trained(backbone: Backbone, finetune: str | int) -> int:
+    """Return how many of the last blocks `finetune` means: "none", "all", or a number.
+
+    Raises:
+        ConfigError: the backbone has fewer.
+    """
+    num_blocks = len(backbone.blocks())
+    trained = int({"none": 0, "all": num_blocks}.get(str(finetune), finetune))
+    if trained > num_blocks:
+        raise ConfigError(f"finetune = {finetune}, and the backbone has {num_blocks} blocks; use at most that, or all")
+    return trained
+
+
 def unfreeze(backbone: Backbone, finetune: str | int) -> int:
-    """Let `finetune` of the backbone be trained: "none", "all", or a number of last blocks. Return how many weights.
+    """Let `finetune` of the backbone be trained; see `count_trained`. Return how many weights.
 
     Raises:
         ConfigError: it has fewer blocks.
     """
-    blocks = backbone.blocks()
-    num_blocks = {"none": 0, "all": len(blocks)}.get(str(finetune), finetune)
-    if int(num_blocks) > len(blocks):
-        raise ConfigError(f"finetune = {finetune}, and the backbone has {len(blocks)} blocks; use at most that, or all")
+    blocks, num_trained = backbone.blocks(), count_trained(backbone, finetune)
     backbone.requires_grad_(False)
-    trained = [parameter for block in blocks[len(blocks) - int(num_blocks) :] for parameter in block]
+    trained = [parameter for block in blocks[len(blocks) - num_trained :] for parameter in block]
     for parameter in trained:
         parameter.requires_grad_(True)
     return sum(parameter.numel() for parameter in trained)

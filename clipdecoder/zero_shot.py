@@ -66,6 +66,10 @@ class ZeroShotModel:
             device=self.encoders.image.device,
         )
 
+    def can_score(self, label_id: str, scorer: Scorer) -> bool:
+        """Whether a scorer knows a label: each knows every one."""
+        return True
+
     def as_checkpoint(self, embeddings_ND: NDArray[np.float16], tokens_NTC: NDArray[np.float16] | None) -> TrainedModel:
         """Return the model as a checkpoint without head, still to be calibrated; these images are its reference."""
         rows = np.random.default_rng(0).permutation(len(embeddings_ND))[:REFERENCE_IMAGES]

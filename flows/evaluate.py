@@ -5,6 +5,7 @@ Shapes: N images, K labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,10 +114,14 @@ def plan_evaluation(request: EvaluateRequest) -> EvaluationPlan:
         request=request,
         judge=judge,
         scorer=scorer,
-        others=tuple(other for other in record.scorers if other != scorer),
+        others=tuple(other for other in record.scorers if other != scorer and _knows(judge, label_ids, other)),
         label_ids=label_ids,
         seen_K=np.array([label_id in seen for label_id in label_ids]),
     )
+
+
+def _knows(judge: JudgePlan, label_ids: Sequence[str], scorer: Scorer) -> bool:
+    return all(judge.model.can_score(label_id, scorer) for label_id in label_ids)
 
 
 def run_evaluation(plan: EvaluationPlan, watch: Watch = lambda stage, done, total: None) -> EvaluationOutcome:

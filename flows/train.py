@@ -57,14 +57,14 @@ def run_train(plan: TrainPlan, watch: TrainWatch | None = None) -> TrainSummary 
         if is_main():
             barrier()
         lesson = prepare_lesson(plan, images)
-        fitted = _fit(plan, lesson, watch)
-        if not is_main():
-            return None
         try:
+            fitted = _fit(plan, lesson, watch)
+            if not is_main():
+                return None
             record = _write(plan, lesson, fitted)
         except StoreError as error:
             raise RunError(
-                f"the model is trained and cannot be written; run the same command again: {error}"
+                f"the training stopped; mend the store, and the same command goes on after the last epoch kept: {error}"
             ) from error
         return summarise_training(plan, lesson, fitted, record, time.perf_counter() - started)
 

@@ -43,8 +43,10 @@ def plan_train(request: TrainRequest) -> TrainPlan:
     """Return the plan of a training. Touches nothing.
 
     Raises:
-        RequestError: the taxonomy, the list of novel labels, a pattern, an encoder or the store is wrong.
+        RequestError: the taxonomy, the list of novel labels, a pattern, an encoder, the recipe or the store is wrong.
     """
+    from clipdecoder.training_model import count_trained
+
     taxonomy = load_taxonomy(request.taxonomy)
     novel = read_novel(request.novel, taxonomy)
     found = list_shards(request.shards)
@@ -52,7 +54,9 @@ def plan_train(request: TrainRequest) -> TrainPlan:
     check_dataset_root(dataset, found.root, read_runs(Folder(request.store)))
     encoders = load_encoders(request.base, request.text, request.device)
     encoders.text.check_texts(taxonomy)
-    encoders.image.token_shape  # noqa: B018  a backbone without patch tokens is refused now, not after an hour
+    # A backbone without patch tokens, or with too few blocks, is refused now and not after an hour.
+    encoders.image.token_shape  # noqa: B018
+    count_trained(encoders.image.backbone, request.recipe.finetune)
     return TrainPlan(request=request, taxonomy=taxonomy, novel=novel, dataset=dataset, found=found, encoders=encoders)
 
 

@@ -91,11 +91,13 @@ def read_calibration(folder: Folder, model_id: str) -> tuple[CalibrationRow, ...
     path = f"models/{model_id}/{CALIBRATION_FILE}"
     try:
         table = pq.read_table(io.BytesIO(folder.read_bytes(path)), page_checksum_verification=True)
+        records = table.select(CALIBRATION.names).to_pylist()
     except FileNotFoundError:
         raise ModelError(f"{path!r} is not in the store {folder.url!r}; put it back, or train again") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ModelError(f"{path!r} cannot be read: {error}; put it back, or train again") from None
-    return tuple(CalibrationRow(**row) for row in table.select(CALIBRATION.names).to_pylist())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())  # Arrow's may run over several lines
+        raise ModelError(f"{path!r} cannot be read: {reason}; put it back, or train again") from None
+    return tuple(CalibrationRow(**record) for record in records)
 
 
 def read_card(folder: Folder, model_id: str) -> str:
@@ -108,7 +110,9 @@ def read_card(folder: Folder, model_id: str) -> str:
     try:
         return folder.read_bytes(path).decode()
     except FileNotFoundError:
-        raise ModelError(f"{path!r} is not in the store {folder.url!r}; `models show --json` shows the record") from None
+        raise ModelError(
+            f"{path!r} is not in the store {folder.url!r}; `models show --json` shows the record"
+        ) from None
 
 
 def calibration_bytes(rows: Sequence[CalibrationRow]) -> bytes:

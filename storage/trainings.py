@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.files import Folder
+from storage.files import Folder, iter_leftovers
 
 
 @dataclass(kw_only=True)
@@ -36,8 +36,9 @@ class TrainingFolder:
         self.folder.write_bytes(self._path("log.jsonl"), ("\n".join(self._log) + "\n").encode())
 
     def clear(self) -> None:
-        """Remove all of it."""
-        for path in self.folder.list(f"training/{self.training_id}"):
+        """Remove all of it, and what killed processes left of it half written."""
+        place = f"training/{self.training_id}"
+        for path in (*self.folder.list(place), *iter_leftovers(self.folder, place)):
             self.folder.remove(path)
 
     def _path(self, name: str) -> str:

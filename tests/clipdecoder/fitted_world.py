@@ -113,9 +113,13 @@ def vocabulary(numbers: Sequence[int]) -> Vocabulary:
 EVERYTHING = vocabulary(range(NUM_LABELS))
 
 
-@cache
 def world(*, joint: bool = True) -> World:
     """Return the world. Without a joint space the texts are embedded in another one, of another width."""
+    return _world(joint)
+
+
+@cache
+def _world(joint: bool) -> World:
     rng = np.random.default_rng(0)
     direction_KC = _unit(rng.standard_normal((NUM_LABELS, WIDTH)) + 0.5)
     positives = tuple(tuple(sorted(rng.choice(NUM_LABELS, 2, replace=False).tolist())) for _ in range(NUM_IMAGES))
@@ -161,19 +165,25 @@ def recipe(**changes: object) -> TrainConfig:
     return train_config(**small | changes)
 
 
-def fit_quietly(data: FitData, config: TrainConfig, hooks: FitHooks | None = None) -> Fitted:
+def fit_quietly(
+    data: FitData, config: TrainConfig, hooks: FitHooks | None = None, *, target_precision: float | None = None
+) -> Fitted:
     """Fit on one thread: more are slower for tensors this small, and far slower on cores that others use too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return fit(data, config, hooks or FitHooks())
+        return fit(data, config, hooks or FitHooks(), target_precision=target_precision)
     finally:
         torch.set_num_threads(threads)
 
 
-@cache
 def fitted(*, joint: bool = True, groups: int = 0) -> Fitted:
-    """Return a model fitted to the world."""
+    """Return a model fitted to the world: the same one whenever it is asked for."""
+    return _fitted(joint, groups)
+
+
+@cache
+def _fitted(joint: bool, groups: int) -> Fitted:
     return fit_quietly(world(joint=joint).data(), recipe(groups=groups))
 
 
@@ -197,7 +207,9 @@ def checkpoint_of(fitted: Fitted) -> CheckpointRecord:
     )
 
 
-def model_of(fitted: Fitted, *, joint: bool = True, parts: Parts | None = None) -> TrainedModel:
+def model_of(
+    fitted: Fitted, *, joint: bool = True, parts: Parts | None = None, num_seen: int = NUM_SEEN
+) -> TrainedModel:
     """Return a fitted model as it is when loaded, with other parts if they are given."""
     encoders = world(joint=joint).encoders
     record = ModelRecord(
@@ -211,21 +223,19 @@ def model_of(fitted: Fitted, *, joint: bool = True, parts: Parts | None = None) 
         image_size=(8, 8),
         embedding_width=WIDTH,
         calibration="fitted",
-        seen_labels=tuple(label_id(number) for number in range(NUM_SEEN)),
+        seen_labels=tuple(label_id(number) for number in range(num_seen)),
         checkpoint=checkpoint_of(fitted),
     )
     return TrainedModel(record, encoders, parts or fitted.parts, fitted.calibration)
 
 
-@cache
 def model(*, joint: bool = True, groups: int = 0) -> TrainedModel:
-    """Return the model fitted to the world, loaded."""
+    """Return a model fitted to the world, loaded."""
     return model_of(fitted(joint=joint, groups=groups), joint=joint)
 
 
-@cache
 def mixed_model() -> TrainedModel:
-    """Return the model fitted to the world with weights under which no branch is left out of `fused`."""
+    """Return a model fitted to the world with weights under which no branch is left out of `fused`."""
     return model_of(replace(fitted(), fusion=MIXED))
 
 

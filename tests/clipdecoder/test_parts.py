@@ -74,7 +74,9 @@ def test_a_reloaded_model_gives_the_same_logits_and_maps_to_the_bit(kind: dict[s
         assert_same(ours.logits(*images), theirs.logits(*images))
         assert_same(ours.maps.slope_K, theirs.maps.slope_K)
         assert_same(ours.maps.intercept_K, theirs.maps.intercept_K)
-        assert one.thresholds(["label-01", "new"], name).tolist() == other.thresholds(["label-01", "new"], name).tolist()
+        assert (
+            one.thresholds(["label-01", "new"], name).tolist() == other.thresholds(["label-01", "new"], name).tolist()
+        )
 
 
 def test_a_zero_shot_model_has_reference_images_alone() -> None:
@@ -102,7 +104,15 @@ def test_what_is_no_safetensors_file_is_refused_and_never_unpickled() -> None:
             return pytest.fail, ("a pickle was run",)  # type: ignore[return-value]
 
     whole, record = fitted().parts.to_bytes(), checkpoint_of(fitted())
-    for data in (b"", b"PK\x03\x04", pickle.dumps(Bomb()), whole[:7], whole[: len(whole) // 2], whole[:-1], whole + b"x"):
+    for data in (
+        b"",
+        b"PK\x03\x04",
+        pickle.dumps(Bomb()),
+        whole[:7],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        whole + b"x",
+    ):
         assert "do not fit its config.json" in refusal(data, record)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from clipdecoder.metrics import expected_calibration_error, log_loss, mean_average_precision, reliability_bins
 from clipdecoder.scores import VocabularyScorer, all_logits, keep_scores
-from clipdecoder.trained_model import TrainedModel, calibrated_maps
+from clipdecoder.trained_model import calibrated_maps
 from schemas.checkpoint import Scorer
 from schemas.errors import ModelError, TaxonomyError
 from schemas.tables import ANY_LABEL
@@ -16,7 +16,6 @@ from tests.clipdecoder.fitted_world import (
     EVERYTHING,
     NUM_LABELS,
     NUM_SEEN,
-    fitted,
     label_id,
     mixed_model,
     model,
@@ -42,6 +41,7 @@ def test_it_knows_its_scorers_and_what_they_look_at() -> None:
     assert fused.cells_per_image == NUM_LABELS * 4
     assert model(joint=False).record.scorers == ("fused", "decoder", "clip")
     assert trained.as_checkpoint(*world().judged) is trained
+    assert trained.learned_from.tolist() == list(range(1, len(world().data().fingerprints_N) + 1))
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -145,10 +145,3 @@ def test_kept_scores_are_those_of_the_whole_table() -> None:
 def test_an_empty_vocabulary_scores_nothing() -> None:
     for name in SCORERS:
         assert model().scorer((), name).logits(*world().judged).shape == (len(world().judged[0]), 0)
-
-
-def test_it_remembers_the_pictures_it_learned_from() -> None:
-    trained = model()
-    assert isinstance(trained, TrainedModel)
-    assert trained.learned_from.tolist() == list(range(1, len(world().data().fingerprints_N) + 1))
-    assert fitted().parts.learned_from is trained.learned_from

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from examples.scenes.render import COLOURS, NEVER_IN_CAPTIONS, iter_scenes, taxonomy_yaml
 from flows.calibrate import CalibrateSummary, run_calibration
 from flows.evaluate import EvaluationOutcome, plan_evaluation, run_evaluation
@@ -111,6 +113,11 @@ class AnnotatedWorld(World):
         """Return a model's record as it is written."""
         found: dict[str, Any] = json.loads(self.model_file(model_id, "config.json").read_text())
         return found
+
+    def calibration(self, model_id: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return a model's calibration by scorer and label."""
+        table = pq.read_table(self.model_file(model_id, "calibration.parquet")).to_pylist()
+        return {(row["scorer"], row["label_id"]): row for row in table}
 
     def weights(self, model_id: str) -> str:
         """Return the checksum of a checkpoint's weights."""

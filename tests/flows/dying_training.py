@@ -1,4 +1,7 @@
-"""Train, and be killed with SIGKILL at a step of the second stage: `python -m tests.flows.dying_training FOLDER STEPS`."""
+"""Train, and be killed with SIGKILL at a step of the second stage.
+
+Run as a program by test_train.py: `python -m tests.flows.dying_training FOLDER STEPS`.
+"""
 
 from __future__ import annotations
 

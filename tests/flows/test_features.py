@@ -111,9 +111,7 @@ def test_tokens_that_nobody_asked_for_are_not_read(shard: World, encoder: ImageE
     assert decoded == 0 and found.tokens_NTC is None
 
 
-def test_a_retry_decodes_only_what_failed_and_keeps_the_tokens_of_the_rest(
-    shard: World, encoder: ImageEncoder
-) -> None:
+def test_a_retry_decodes_only_what_failed_and_keeps_the_tokens_of_the_rest(shard: World, encoder: ImageEncoder) -> None:
     first, _ = ask(shard, encoder, **KEEP)
     before = stored(shard, "tokens"), stored(shard, "features")
     again, decoded = ask(shard, encoder, **KEEP, retry_failed=True, batch_size=3)

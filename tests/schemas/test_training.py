@@ -15,7 +15,7 @@ from schemas.training import HeadConfig, TrainConfig, train_config
         ({"finetune": "some"}, ["finetune = 'some'", "'none' or 'all'"]),
         ({"finetune": 0}, ["finetune = 0"]),
         ({"missing": "maybe"}, ["missing = 'maybe'", "'negative' or 'unknown'"]),
-        ({"alpha": 0, "beta": 0}, ["nothing would be learned"]),
+        ({"alpha": 0, "beta": 0, "distillation": 0}, ["nothing would be learned"]),
         ({"probability_clip": 1.0}, ["probability_clip = 1.0"]),
     ],
 )
