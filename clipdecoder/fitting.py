@@ -22,7 +22,7 @@ from clipdecoder.baselines import Examples, label_ridge, ridge_to_text
 from clipdecoder.branches import Branches, Queries
 from clipdecoder.calibration import HeldOut, calibrate
 from clipdecoder.cosine import best_patch
-from clipdecoder.fusion import choose_weights
+from clipdecoder.fusion import choose_weights, usual_weights
 from clipdecoder.image_kernel import ImageSpace
 from clipdecoder.inputs import FrozenInputs, PixelInputs
 from clipdecoder.linear import LinearBranch, fit_linear
@@ -335,7 +335,7 @@ def _choose_fusion(
         targets_VK = data.targets.dense(data.validation_V, columns)
         logits = _standardised_branches(data, stage, columns, rows_S)
         known = [kind for kind in kinds if group == "seen" or kind != "decoder" or stage.branches.knows_novel]
-        usual = {kind: float(kind in known) for kind in kinds}
+        usual = usual_weights(group, kinds)
         fusion[group] = usual | choose_weights({kind: logits[kind] for kind in known}, targets_VK, usual)
         fused_VK = np.sum([fusion[group][kind] * logits[kind] for kind in known], axis=0)
         values[group] = {

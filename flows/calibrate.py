@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from flows.evaluation_tables import decimal
 from flows.ground_truth import AnnotatedImages, Watch
 from flows.judging import JudgePlan, truth_of, unlearned_images
+from flows.lesson import MIN_IMAGES
 from flows.model_card import model_card
 from flows.versions import versions
 from schemas.checkpoint import CalibrationRow, Scorer, TrainingData
 from schemas.config import CalibrateRequest
+from schemas.errors import RequestError
 from schemas.evaluation import CalibrationCheck
 from schemas.manifest import ModelRecord
 from schemas.tables import ANY_LABEL
@@ -88,6 +90,10 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
     assert isinstance(request, CalibrateRequest)
     tokens = plan.model.uses_tokens
     with unlearned_images(plan, watch, tokens=tokens) as (images, left_out):
+        if len(images) < MIN_IMAGES:
+            raise RequestError(
+                f"{len(images)} annotated images are too few to calibrate on; at least {MIN_IMAGES} are needed"
+            )
         label_ids = _annotated_labels(plan, images)
         model = plan.model.as_checkpoint(images.embeddings_ND, images.tokens_NTC)
         fits = _fit(plan, model, images, label_ids, request.target_precision)

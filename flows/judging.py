@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flows.features import FeatureRequest
 from flows.ground_truth import AnnotatedImages, Watch, gather
+from flows.lesson import no_negatives
 from flows.models import load_model
 from flows.plan import check_dataset_root, default_name, load_taxonomy
 from schemas.checkpoint import Scorer
@@ -89,6 +90,8 @@ def unlearned_images(plan: JudgePlan, watch: Watch, *, tokens: bool) -> Iterator
                 f"the model learned from every one of the {len(images)} annotated images in these shards, so they say "
                 "nothing about new ones; name other shards"
             )
+        if plan.missing == "unknown" and not any(images.absent):
+            raise RequestError(no_negatives("--missing, or the recipe of the model"))
         yield images.subset(rows), len(images) - len(rows)
 
 

@@ -63,6 +63,8 @@ def prepare_lesson(plan: TrainPlan, images: AnnotatedImages) -> Lesson:
             f"no label of the taxonomy has {recipe.min_positives} training images or more, novel ones left aside: "
             "annotate more, or lower min_positives"
         )
+    if recipe.missing == "unknown" and not any(images.absent):
+        raise RequestError(no_negatives("in the recipe"))
     column = {label_id: number for number, label_id in enumerate(trained)}
     identity = {
         "encoders": [plan.encoders.image.encoder_id, plan.encoders.text.text_encoder_id],
@@ -80,6 +82,14 @@ def prepare_lesson(plan: TrainPlan, images: AnnotatedImages) -> Lesson:
         train_M=train_M,
         validation_V=validation_V,
         training_id=digest_of(identity),
+    )
+
+
+def no_negatives(where: str) -> str:
+    """Say why nothing can be learned or judged where nobody said that a label is absent."""
+    return (
+        f'no side file names a label under "absent", and with missing = "unknown" ({where}) all that is not named is '
+        'unknown: there is no negative. Annotate some, or say missing = "negative"'
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from schemas.config import DEFAULT_MODEL
 from schemas.errors import ConfigError, ModelError, one_of
 from schemas.manifest import ModelRecord
-from storage.checkpoints import read_calibration, read_weights
+from storage.checkpoints import read_calibration, read_weights, with_id
 from storage.files import Folder
 from storage.models import read_model, read_promotion
 from storage.text_tables import read_text_table
@@ -156,7 +156,14 @@ def _read_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedMo
     if parts.backbone:
         encoders = EncoderPair(image=encoders.image.with_weights(parts.backbone), text=encoders.text)
     check_encoders(record, encoders)
-    return TrainedModel(record, encoders, parts, read_calibration(folder, record.model_id))
+    calibration = read_calibration(folder, record.model_id)
+    # Its id is a digest of all that decides a score.
+    if with_id(record, calibration).model_id != record.model_id:
+        raise ModelError(
+            f"config.json or calibration.parquet of model {record.model_id} is not what it was: put the old one back, "
+            "train again, or make a new model with `clipdecoder calibrate`"
+        )
+    return TrainedModel(record, encoders, parts, calibration)
 
 
 def check_encoders(record: ModelRecord, encoders: EncoderPair) -> None:

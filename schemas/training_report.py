@@ -23,7 +23,7 @@ class EpochRecord(Record):
     """One epoch of one stage."""
 
     stage: str
-    epoch: int  # from 0
+    epoch: int  # from 1
     losses: dict[str, float]
     validation: float | None  # what chooses the epoch: the harmonic mean of both mAPs, or of one where there is one
     seconds: float

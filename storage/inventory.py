@@ -32,6 +32,14 @@ def read_sound_runs(folder: Folder) -> tuple[list[StoredRun], list[Finding]]:
     return sorted(runs, key=begun), findings
 
 
+def _mend(folder: Folder, path: str, again: str) -> str:
+    """Say what to do about a record that cannot be read. That of a checkpoint nothing writes again."""
+    weights = f"{path.rpartition('/')[0]}/{WEIGHTS}"
+    if folder.exists(weights):
+        return "put it back: it belongs to a trained model, and without it the model is lost"
+    return f"remove it, and {again}"
+
+
 def _missing_weights(folder: Folder, model_id: str) -> Iterator[Finding]:
     """Yield a finding for each file that a checkpoint cannot score without."""
     for name in (WEIGHTS, CALIBRATION_FILE):
@@ -59,7 +67,7 @@ def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]
         except FileNotFoundError:
             yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{path} is not there; {again}")
         except StoreError as error:
-            yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{error}; remove it, and {again}")
+            yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{error}; {_mend(folder, path, again)}")
     for path in sorted(set(unread) - needed.keys()):
         if not folder.exists(path):
             yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{path} is in force and not there; {again}")

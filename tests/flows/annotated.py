@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,6 +133,12 @@ def make_annotated_world(folder: Path) -> AnnotatedWorld:
     _pack(scenes(TRAIN_PICTURES, TRAIN_SEED), folder / "pictures", folder / "shards", per_shard=80)
     _pack(scenes(TEST_PICTURES, TEST_SEED), folder / "test-pictures", folder / "test", per_shard=80)
     return world
+
+
+def copy_world(world: AnnotatedWorld, folder: Path) -> AnnotatedWorld:
+    """Return a world of its own with the same shards, features, patch tokens and models."""
+    shutil.copytree(world.folder, folder, ignore=shutil.ignore_patterns("*pictures"))
+    return AnnotatedWorld(folder)
 
 
 def make_written_world(folder: Path, says: SideFile, count: int = TRAIN_PICTURES) -> AnnotatedWorld:

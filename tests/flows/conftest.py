@@ -1,12 +1,11 @@
 """Fixtures of the flows' tests."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from flows.train_summary import TrainSummary
-from tests.flows.annotated import AnnotatedWorld, make_annotated_world
+from tests.flows.annotated import AnnotatedWorld, copy_world, make_annotated_world
 from tests.flows.world import World, make_world
 
 Learned = tuple[AnnotatedWorld, TrainSummary]
@@ -28,9 +27,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 @pytest.fixture
 def annotated(learned: Learned, tmp_path: Path) -> AnnotatedWorld:
     """Return a copy of the world that a model was trained in: its features, patch tokens and model are stored."""
-    folder = tmp_path / "annotated"
-    shutil.copytree(learned[0].folder, folder, ignore=shutil.ignore_patterns("*pictures"))
-    return AnnotatedWorld(folder)
+    return copy_world(learned[0], tmp_path / "annotated")
 
 
 @pytest.fixture

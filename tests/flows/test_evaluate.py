@@ -17,6 +17,7 @@ from tests.flows.annotated import (
     TEST_PICTURES,
     TRAIN_PICTURES,
     AnnotatedWorld,
+    copy_world,
     recipe,
     scenes,
     side_files,
@@ -28,9 +29,9 @@ SEEN = tuple(label for label in LABELS if label not in NOVEL)
 
 
 @pytest.fixture(scope="module")
-def judged(learned: Learned) -> EvaluationOutcome:
-    """Return the evaluation of the trained model on the test pictures, in the store that all share."""
-    world, _ = learned
+def judged(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> EvaluationOutcome:
+    """Return the evaluation of the trained model on the test pictures."""
+    world = copy_world(learned[0], tmp_path_factory.mktemp("judged") / "world")
     return world.evaluate(novel=world.novel)
 
 
@@ -141,8 +142,17 @@ def test_any_scorer_can_be_the_one_under_test(annotated: AnnotatedWorld, options
 
 
 def test_what_is_missing_can_be_unknown(annotated: AnnotatedWorld) -> None:
-    evaluation = annotated.evaluate(missing="unknown").evaluation
-    assert evaluation.num_unknown == TEST_PICTURES * len(LABELS) - evaluation.num_positives > 0
+    with pytest.raises(RequestError, match='names a label under "absent"'):
+        annotated.evaluate(missing="unknown")
+
+    def says(key: str, labels: tuple[str, ...]) -> dict[str, list[str]]:
+        return {"labels": list(labels), "absent": [label for label in LABELS[:5] if label not in labels]}
+
+    pictures = scenes(TEST_PICTURES, 1)
+    shard = annotated.shard("said", side_files(pictures, says))
+    evaluation = annotated.evaluate(shards=(str(shard),), name="said", missing="unknown").evaluation
+    said = sum(len({*LABELS[:5], *labels}) for _, _, labels in pictures)
+    assert evaluation.num_unknown == TEST_PICTURES * len(LABELS) - said > 0
 
 
 def test_a_head_with_label_groups_is_judged_by_what_it_knows(annotated: AnnotatedWorld) -> None:
