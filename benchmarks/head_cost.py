@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Times, alternate, ratio, seconds
-from clipdecoder.group_head import build_head
-from clipdecoder.head import MAX_BYTES, TextQueryHead
-from clipdecoder.head_cost import head_flops
+from clipdecoder.heads.cost import head_flops
+from clipdecoder.heads.group_head import build_head
+from clipdecoder.heads.text_query_head import MAX_BYTES, TextQueryHead
 from schemas.training import HeadConfig
 
 TOWER = "ViT-B-32"
@@ -41,7 +41,7 @@ def make_backbone() -> torch.nn.Module:
     """Return the tower with random weights."""
     import open_clip
 
-    from clipdecoder.backbone import open_clip_backbone
+    from clipdecoder.encoders.backbone import open_clip_backbone
 
     return open_clip_backbone(open_clip.create_model(TOWER, pretrained=None).eval().visual)
 

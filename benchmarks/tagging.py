@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe
-from clipdecoder.images import decode_image
-from clipdecoder.model import ClipModel, load_model
+from clipdecoder.encoders.images import decode_image
+from clipdecoder.encoders.model import ClipModel, load_model
 from examples.scenes.render import LABELS, iter_scenes, taxonomy_yaml
 from flows.plan import plan_tag
 from flows.run import RunOutcome, run_tag_here

@@ -37,10 +37,10 @@ from benchmarks.head_cost import (
 )
 from benchmarks.machine import describe
 from benchmarks.rounds import Stages, alternate, ratio, seconds
-from clipdecoder.cosine import best_patch
-from clipdecoder.targets import Targets
-from clipdecoder.training import train_head
-from clipdecoder.training_batches import TrainData, epoch_rows, sample_labels
+from clipdecoder.scoring.cosine import best_patch
+from clipdecoder.training.batches import TrainData, epoch_rows, sample_labels
+from clipdecoder.training.loop import train_head
+from clipdecoder.training.targets import Targets
 from schemas.training import TrainConfig
 
 TRAINED_LABELS, LABELS_PER_IMAGE = 1000, 4
@@ -94,8 +94,8 @@ def epoch_seconds(data: TrainData, config: TrainConfig) -> float:
 
 def measure_scenes(folder: Path, size: Size) -> list[str]:
     """Return what an epoch costs from stored tokens and from images, with the bundled model."""
-    from clipdecoder.images import decode_image
-    from clipdecoder.model import load_model
+    from clipdecoder.encoders.images import decode_image
+    from clipdecoder.encoders.model import load_model
     from examples.scenes.render import LABELS, iter_scenes
 
     encoder = load_model("bundled:scenes", device="cpu").image
@@ -195,7 +195,7 @@ def token_sizes() -> Iterator[str]:
     """Return a table of the bytes of stored tokens per image."""
     import open_clip
 
-    from clipdecoder.model import load_model
+    from clipdecoder.encoders.model import load_model
 
     def shape_of(name: str) -> tuple[int, int]:
         config: Any = open_clip.get_model_config(name)

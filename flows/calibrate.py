@@ -30,8 +30,8 @@ from storage.files import Folder, checksum
 from storage.taxonomies import write_taxonomy
 
 if TYPE_CHECKING:
-    from clipdecoder.calibration import Calibrated
-    from clipdecoder.trained_model import TrainedModel
+    from clipdecoder.judging.calibration import Calibrated
+    from clipdecoder.scoring.trained_model import TrainedModel
 
 MIN_NOVEL_LABELS = 3  # fewer say nothing about labels that nobody annotated
 Fits = dict[Scorer, "Calibrated"]
@@ -126,7 +126,7 @@ def _fit(
     target_precision: float | None,
 ) -> Fits:
     """Fit each scorer. Labels that the model was not trained on say what the logits of such labels mean."""
-    from clipdecoder.calibration import HeldOut, calibrate
+    from clipdecoder.judging.calibration import HeldOut, calibrate
 
     targets_NK = truth_of(plan, images, label_ids)
     novel_K = np.array([label_id not in set(model.record.seen_labels) for label_id in label_ids])

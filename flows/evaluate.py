@@ -28,8 +28,8 @@ from storage.files import Folder
 from storage.records import write_json
 
 if TYPE_CHECKING:
-    from clipdecoder.evaluation import GroundTruth, ScorerOutput
-    from clipdecoder.scores import VocabularyScorer
+    from clipdecoder.judging.evaluation import GroundTruth, ScorerOutput
+    from clipdecoder.scoring.scores import VocabularyScorer
 
 
 METRICS, REPORT = "metrics.json", "report.html"
@@ -65,6 +65,7 @@ class EvaluationOutcome:
 
     evaluation: Evaluation
     left_out: int  # annotated images that the model learned from
+    passed_over: int  # active labels that are neither seen nor named as novel
     folder: Folder  # the store
     path: str
 
@@ -132,7 +133,7 @@ def run_evaluation(plan: EvaluationPlan, watch: Watch = lambda stage, done, tota
         RunError: a shard cannot be read.
         StoreError: the store cannot be written.
     """
-    from clipdecoder.evaluation import Facts, GroundTruth, evaluate_scores
+    from clipdecoder.judging.evaluation import Facts, GroundTruth, evaluate_scores
 
     judge = plan.judge
     scorers = {name: scorer_for(judge, plan.label_ids, name) for name in (plan.scorer, *plan.others)}
@@ -165,7 +166,11 @@ def run_evaluation(plan: EvaluationPlan, watch: Watch = lambda stage, done, tota
         watch("score", 1, 1)
     _write(plan, evaluation)
     return EvaluationOutcome(
-        evaluation=evaluation, left_out=left_out, folder=Folder(plan.request.store), path=plan.path
+        evaluation=evaluation,
+        left_out=left_out,
+        passed_over=len(judge.taxonomy.active_labels()) - len(plan.label_ids),
+        folder=Folder(plan.request.store),
+        path=plan.path,
     )
 
 
@@ -176,8 +181,8 @@ def _outputs(
     truth: GroundTruth,
 ) -> list[ScorerOutput]:
     """Return what the scorers say, the one under test first, and what it has to beat."""
-    from clipdecoder.comparison import baseline_outputs, constant_output, scorer_outputs
-    from clipdecoder.trained_model import TrainedModel
+    from clipdecoder.judging.comparison import baseline_outputs, constant_output, scorer_outputs
+    from clipdecoder.scoring.trained_model import TrainedModel
 
     model, features = plan.judge.model, (images.embeddings_ND, images.tokens_NTC)
     outputs = scorer_outputs(scorers, features, joint=model.encoders.joint)

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from PIL import Image
 
-from clipdecoder.images import decode_image
+from clipdecoder.encoders.images import decode_image
 from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus
 from storage.shards import iter_samples

@@ -24,7 +24,7 @@ from storage.parts import (
 from storage.patterns import ShardRef
 
 if TYPE_CHECKING:
-    from clipdecoder.encoder import ImageEncoder
+    from clipdecoder.encoders.encoder import ImageEncoder
 
 
 @dataclass(frozen=True, kw_only=True)

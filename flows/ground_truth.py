@@ -30,7 +30,7 @@ from storage.patterns import ShardRef
 from storage.shards import iter_samples
 
 if TYPE_CHECKING:
-    from clipdecoder.encoder import ImageEncoder
+    from clipdecoder.encoders.encoder import ImageEncoder
 
 MAX_UNKNOWN = 20  # words named in a report
 _EXAMPLE = '{"labels": ["dog", "red car"]}'
@@ -194,7 +194,7 @@ def _add_pixels(
     gathering: _Gathering, ref: ShardRef, first: int, encoder: ImageEncoder, pixels_NHWC: NDArray[Any], max_pixels: int
 ) -> None:
     """Decode the pictures of a shard that were just added, once more: training reads them many times."""
-    from clipdecoder.images import decode_image
+    from clipdecoder.encoders.images import decode_image
 
     place = {row.sample: first + number for number, row in enumerate(gathering.rows[first:])}
     for sample in iter_samples(ref.url, MemberCounts()):
@@ -228,6 +228,10 @@ def _check(gathering: _Gathering, refs: Sequence[ShardRef], taxonomy: Taxonomy) 
         raise RequestError(
             f"no sample of these {len(refs)} shards is annotated{hint}: a sample's labels stand in its .json side "
             f"file, as {_EXAMPLE}; `clipdecoder pack` makes such shards from a CSV with columns path and labels"
+        )
+    if any(gathering.absent) and not any(gathering.labels):
+        raise RequestError(
+            "the side files only say which labels are absent; none is there, so there is nothing to learn"
         )
     if not any(gathering.labels):
         words = ", ".join(repr(word) for word, _ in gathering.words.unknown.most_common(5))

@@ -28,7 +28,7 @@ from storage.patterns import ShardList, list_shards
 from storage.runs import read_runs
 
 if TYPE_CHECKING:
-    from clipdecoder.scores import VocabularyScorer
+    from clipdecoder.scoring.scores import VocabularyScorer
     from flows.models import Model
 
 
@@ -97,7 +97,7 @@ def unlearned_images(plan: JudgePlan, watch: Watch, *, tokens: bool) -> Iterator
 
 def truth_of(plan: JudgePlan, images: AnnotatedImages, label_ids: Sequence[str]) -> NDArray[np.int8]:
     """Return targets_NK of these labels: 1, 0, or -1 where nobody said."""
-    from clipdecoder.targets import Targets
+    from clipdecoder.training.targets import Targets
 
     column = {label_id: number for number, label_id in enumerate(label_ids)}
     return Targets.of(

@@ -50,10 +50,12 @@ def prepare_lesson(plan: TrainPlan, images: AnnotatedImages) -> Lesson:
     share = min(recipe.validation_share, MAX_VALIDATION / len(images))
     held_out = np.array([_draw(row.sha256 or row.key, recipe.seed) < share for row in images.rows])
     train_M, validation_V = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    damaged = f"; {len(images.damaged)} side files cannot be used" if images.damaged else ""
     if len(images) < MIN_IMAGES or not len(train_M) or not len(validation_V):
         raise RequestError(
-            f"{len(images)} annotated images ({len(validation_V)} of them to validate on) are too few to train on; "
-            f"at least {MIN_IMAGES} are needed, hundreds are sensible"
+            f"{len(images)} annotated images, {len(validation_V)} of them to validate on, are too few to train on: at "
+            f"least {MIN_IMAGES} are needed, hundreds are sensible, some on either side (raise validation_share); "
+            f"copies of one picture stand on one side{damaged}"
         )
     counts = Counter(label_id for row in train_M.tolist() for label_id in images.labels[row])
     wanted = [label.id for label in plan.taxonomy.active_labels() if label.id not in plan.novel]
@@ -72,6 +74,7 @@ def prepare_lesson(plan: TrainPlan, images: AnnotatedImages) -> Lesson:
         "novel": sorted(plan.novel),
         "ground_truth": images.digest,
         "recipe": recipe.model_dump(mode="json"),
+        "target_precision": plan.request.target_precision,
     }
     return Lesson(
         images=images,

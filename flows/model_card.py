@@ -32,14 +32,25 @@ def model_card(
         lines += _branches(branches)
     lines += _calibration(checks)
     lines += _labels(record, checkpoint)
-    lines += [
-        "## Limits",
-        "",
-        "A novel label's scores rest on labels that were left out for the purpose: they are probabilities for labels "
-        "like those. Pictures of another kind than those it was calibrated on need a calibration of their own "
-        "(`clipdecoder calibrate`).",
-    ]
+    lines += ["## Limits", "", _novel_scores(checks), ""]
+    lines.append(
+        "Pictures of another kind than those it was calibrated on need a calibration of their own (`clipdecoder "
+        "calibrate`). The base and the text encoder are not in this folder: they must stay where they were."
+    )
     return "\n".join(lines) + "\n"
+
+
+def _novel_scores(checks: Mapping[Scorer, Sequence[CalibrationCheck]]) -> str:
+    """Say what a novel label's scores rest on."""
+    if any(check.group == "novel" for of_scorer in checks.values() for check in of_scorer):
+        return (
+            "A novel label's scores rest on labels that the scorer was not trained on, and on how well it knew them: "
+            "they are probabilities for labels like those."
+        )
+    return (
+        "No label could be left out to learn what a novel label's logit means: its scores are those of a usual seen "
+        "label, and too high."
+    )
 
 
 def _what(checkpoint: CheckpointRecord) -> str:

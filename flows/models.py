@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from schemas.config import DEFAULT_MODEL
 from schemas.errors import ConfigError, ModelError, one_of
 from schemas.manifest import ModelRecord
-from storage.checkpoints import read_calibration, read_weights, with_id
+from storage.checkpoints import check_id, read_calibration, read_weights
 from storage.files import Folder
 from storage.models import read_model, read_promotion
 from storage.text_tables import read_text_table
 
 if TYPE_CHECKING:
-    from clipdecoder.encoder import EncoderPair
-    from clipdecoder.model import ClipModel
-    from clipdecoder.trained_model import TrainedModel
-    from clipdecoder.zero_shot import ZeroShotModel
+    from clipdecoder.encoders.encoder import EncoderPair
+    from clipdecoder.encoders.model import ClipModel
+    from clipdecoder.scoring.trained_model import TrainedModel
+    from clipdecoder.scoring.zero_shot import ZeroShotModel
     from schemas.checkpoint import Scorer
 
     Model = ZeroShotModel | TrainedModel
@@ -110,8 +110,8 @@ def load_encoders(base: str, text: str | None, device: str) -> EncoderPair:
     Raises:
         ModelError: one of them cannot be had, or the base has no text tower and no other is named.
     """
-    from clipdecoder.model import load_encoders as load
-    from clipdecoder.text_tables import TableText
+    from clipdecoder.encoders.model import load_encoders as load
+    from clipdecoder.encoders.text_tables import TableText
 
     if text is None or not text.startswith(TABLE):
         return load(base, text, device=device)
@@ -123,20 +123,20 @@ def load_encoders(base: str, text: str | None, device: str) -> EncoderPair:
 
 
 def _load_zero_shot(spec: str, device: str) -> ZeroShotModel:
-    from clipdecoder.model import load_model as load  # seconds: not before the name is known to be good
+    from clipdecoder.encoders.model import load_model as load  # seconds: not before the name is known to be good
 
     return _zero_shot(load(spec, device=device))
 
 
 @lru_cache(maxsize=8)
 def _zero_shot(clip: ClipModel) -> ZeroShotModel:
-    from clipdecoder.zero_shot import ZeroShotModel
+    from clipdecoder.scoring.zero_shot import ZeroShotModel
 
     return ZeroShotModel(clip)
 
 
 def _load_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedModel:
-    from clipdecoder.model import find_device
+    from clipdecoder.encoders.model import find_device
 
     key = folder.url, record.model_id, str(find_device(device))
     with _trained_lock:
@@ -146,9 +146,9 @@ def _load_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedMo
 
 
 def _read_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedModel:
-    from clipdecoder.encoder import EncoderPair
-    from clipdecoder.parts import Parts
-    from clipdecoder.trained_model import TrainedModel
+    from clipdecoder.encoders.encoder import EncoderPair
+    from clipdecoder.scoring.parts import Parts
+    from clipdecoder.scoring.trained_model import TrainedModel
 
     assert record.checkpoint is not None
     parts = Parts.from_bytes(read_weights(folder, record), record.checkpoint)
@@ -157,12 +157,7 @@ def _read_trained(folder: Folder, record: ModelRecord, device: str) -> TrainedMo
         encoders = EncoderPair(image=encoders.image.with_weights(parts.backbone), text=encoders.text)
     check_encoders(record, encoders)
     calibration = read_calibration(folder, record.model_id)
-    # Its id is a digest of all that decides a score.
-    if with_id(record, calibration).model_id != record.model_id:
-        raise ModelError(
-            f"config.json or calibration.parquet of model {record.model_id} is not what it was: put the old one back, "
-            "train again, or make a new model with `clipdecoder calibrate`"
-        )
+    check_id(record, calibration)
     return TrainedModel(record, encoders, parts, calibration)
 
 

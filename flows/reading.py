@@ -23,8 +23,8 @@ from storage.patterns import ShardRef
 from storage.shards import iter_samples
 
 if TYPE_CHECKING:
-    from clipdecoder.encoder import ImageEncoder
-    from clipdecoder.predict import EmbeddedImage
+    from clipdecoder.encoders.encoder import ImageEncoder
+    from clipdecoder.encoders.predict import EmbeddedImage
     from flows.features import FeatureRequest
 
 
@@ -59,7 +59,7 @@ class ShardReading:
         Raises:
             ShardError: it has no rows at all; a truncated shard has the rows before the cut.
         """
-        from clipdecoder.predict import embed_images
+        from clipdecoder.encoders.predict import embed_images
 
         embedded = embed_images(
             self._images(),

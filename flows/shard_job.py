@@ -18,8 +18,8 @@ from storage.patterns import ShardRef
 from storage.runs import finished_report, part_path, remove_report, write_report
 
 if TYPE_CHECKING:
-    from clipdecoder.encoder import ImageEncoder
-    from clipdecoder.scores import KeptScores, VocabularyScorer
+    from clipdecoder.encoders.encoder import ImageEncoder
+    from clipdecoder.scoring.scores import KeptScores, VocabularyScorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def needs_retry(report: ShardReport) -> bool:
 
 def score_features(plan: TagPlan, features: ShardFeatures, scorer: Scorer, clock: StageClock) -> KeptScores:
     """Return the scores that the run keeps of a shard."""
-    from clipdecoder.scores import keep_scores
+    from clipdecoder.scoring.scores import keep_scores
 
     record = plan.record
     with clock.stage("score"):

@@ -16,15 +16,18 @@ from flows.versions import versions
 from schemas.checkpoint import CheckpointRecord
 from schemas.errors import RunError, StoreError
 from schemas.manifest import ModelRecord
-from storage.checkpoints import with_id, write_checkpoint
+from schemas.training_report import TrainingReport
+from storage.checkpoints import METRICS, with_id, write_checkpoint
 from storage.files import Folder, checksum
-from storage.models import promote, read_promotion
+from storage.models import promote, read_models, read_promotion
+from storage.records import read_json
 from storage.taxonomies import write_taxonomy
 from storage.trainings import TrainingFolder
 
 if TYPE_CHECKING:
-    from clipdecoder.fitting import FitHooks, Fitted
-    from clipdecoder.training_report import EpochReport
+    from clipdecoder.training.fitting import Fitted
+    from clipdecoder.training.report import EpochReport
+    from clipdecoder.training.stage import FitHooks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ def run_train(plan: TrainPlan, watch: TrainWatch | None = None) -> TrainSummary 
         RequestError: nothing in the shards can be learned from.
         RunError: a shard cannot be read, a loss is not finite, or the store can no longer be written.
     """
-    from clipdecoder.distributed import barrier, is_main
+    from clipdecoder.training.distributed import barrier, is_main
 
     started, watch = time.perf_counter(), watch or TrainWatch()
     if not is_main():
@@ -57,23 +60,47 @@ def run_train(plan: TrainPlan, watch: TrainWatch | None = None) -> TrainSummary 
         if is_main():
             barrier()
         lesson = prepare_lesson(plan, images)
-        try:
-            fitted = _fit(plan, lesson, watch)
-            if not is_main():
-                return None
-            record = _write(plan, lesson, fitted)
-        except StoreError as error:
-            raise RunError(
-                f"the training stopped; mend the store, and the same command goes on after the last epoch kept: {error}"
-            ) from error
-        return summarise_training(plan, lesson, fitted, record, time.perf_counter() - started)
+        record = _already_trained(plan, lesson)
+        if record is None:
+            record = _train(plan, lesson, watch)
+        if record is None or not is_main():
+            return None
+        report = read_json(Folder(plan.request.store), f"models/{record.model_id}/{METRICS}", TrainingReport)
+        return summarise_training(plan, lesson, report, record, time.perf_counter() - started)
+
+
+def _already_trained(plan: TrainPlan, lesson: Lesson) -> ModelRecord | None:
+    """Return the model that this very request made before, if the store has it."""
+    for record in read_models(Folder(plan.request.store)).values():
+        checkpoint = record.checkpoint
+        if checkpoint is not None and checkpoint.training_id == lesson.training_id and not checkpoint.calibrated_from:
+            return record
+    return None
+
+
+def _train(plan: TrainPlan, lesson: Lesson, watch: TrainWatch) -> ModelRecord | None:
+    """Train and write the checkpoint; in a process that is not the main one return nothing.
+
+    Raises:
+        RunError: the store can no longer be written.
+    """
+    from clipdecoder.training.distributed import is_main
+
+    try:
+        fitted = _fit(plan, lesson, watch)
+        return _write(plan, lesson, fitted) if is_main() else None
+    except StoreError as error:
+        raise RunError(
+            f"the training stopped; mend the store, and the same command goes on after the last epoch kept: {error}"
+        ) from error
 
 
 def _fit(plan: TrainPlan, lesson: Lesson, watch: TrainWatch) -> Fitted:
     """Train on a lesson, from the last state that is kept."""
-    from clipdecoder.fitting import FitData, fit
-    from clipdecoder.inputs import FrozenInputs, PixelInputs
-    from clipdecoder.targets import Targets
+    from clipdecoder.training.fitting import fit
+    from clipdecoder.training.inputs import FrozenInputs, PixelInputs
+    from clipdecoder.training.stage import FitData
+    from clipdecoder.training.targets import Targets
 
     images, encoders = lesson.images, plan.encoders
     inputs: FrozenInputs | PixelInputs
@@ -105,7 +132,7 @@ def _fit(plan: TrainPlan, lesson: Lesson, watch: TrainWatch) -> Fitted:
 
 
 def _hooks(kept: TrainingFolder, watch: TrainWatch) -> FitHooks:
-    from clipdecoder.fitting import FitHooks
+    from clipdecoder.training.stage import FitHooks
 
     def on_epoch(stage: str, report: EpochReport) -> None:
         kept.log({"stage": stage, **asdict(report)})
@@ -133,6 +160,7 @@ def _write(plan: TrainPlan, lesson: Lesson, fitted: Fitted) -> ModelRecord:
         taxonomy_digest=plan.taxonomy.digest,
         novel_labels=plan.novel,
         data=training_data(plan, lesson),
+        training_id=lesson.training_id,
         weights_sha256=checksum(weights),
         versions=versions(),
     )

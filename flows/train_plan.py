@@ -18,7 +18,7 @@ from storage.patterns import ShardList, list_shards
 from storage.runs import read_runs
 
 if TYPE_CHECKING:
-    from clipdecoder.encoder import EncoderPair
+    from clipdecoder.encoders.encoder import EncoderPair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def plan_train(request: TrainRequest) -> TrainPlan:
     Raises:
         RequestError: the taxonomy, the list of novel labels, a pattern, an encoder, the recipe or the store is wrong.
     """
-    from clipdecoder.training_model import count_trained
+    from clipdecoder.training.model import count_trained
 
     taxonomy = load_taxonomy(request.taxonomy)
     novel = read_novel(request.novel, taxonomy)

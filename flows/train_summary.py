@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -12,12 +11,9 @@ from flows.lesson import Lesson
 from flows.train_plan import TrainPlan
 from schemas.checkpoint import Scorer
 from schemas.manifest import ModelRecord
-from schemas.training_report import BranchPrecision
+from schemas.training_report import BranchPrecision, TrainingReport
 from storage.files import Folder
 from storage.models import read_promotion
-
-if TYPE_CHECKING:
-    from clipdecoder.fitting import Fitted
 
 _SHOWN = 8
 
@@ -36,7 +32,10 @@ class TrainSummary(BaseModel):
     novel_labels: int
     without_positives: list[str]  # active labels that no training image has: not trained on
     unknown_labels: dict[str, int]  # words in side files that are no label, the most frequent ones
+    num_unknown_labels: int
     damaged: dict[str, str]  # side files that cannot be used, and why
+    num_failed: int  # annotated images that cannot be decoded; `failures` says why
+    left_out: int  # labels that the first stage did without
     epochs: int
     branches: list[BranchPrecision]
     scorers: list[Scorer]
@@ -57,11 +56,22 @@ class TrainSummary(BaseModel):
                 f"- {len(self.without_positives)} labels have too few training images: " + _some(self.without_positives)
             )
         if self.unknown_labels:
-            words = [f"{word} ({count})" for word, count in self.unknown_labels.items()]
-            lines.append(f"- words of side files that are no label of the taxonomy: {_some(words)}")
+            words = [f"{word!r} ({count})" for word, count in self.unknown_labels.items()]
+            more = self.num_unknown_labels - len(words)
+            lines.append(
+                f"- {self.num_unknown_labels} words of side files are no label of the taxonomy: "
+                + _some([*words, *[""] * more])
+            )
         if self.damaged:
             damaged = [f"{key}: {why}" for key, why in self.damaged.items()]
             lines.append(f"- {len(self.damaged)} side files cannot be used: {_some(damaged)}")
+        if self.num_failed:
+            lines.append(f"- {self.num_failed} annotated images cannot be decoded and are not used")
+        if not self.left_out:
+            lines.append(
+                "- too few labels have positives among the validation images to leave any out: what novel labels score "
+                "is a guess from what was never trained; annotate more, or raise validation_share"
+            )
         lines += [
             f"- {branch.branch}: mAP {percent(branch.seen)} on seen labels, {percent(branch.novel)} on labels left out"
             for branch in self.branches
@@ -77,7 +87,7 @@ class TrainSummary(BaseModel):
 
 
 def summarise_training(
-    plan: TrainPlan, lesson: Lesson, fitted: Fitted, record: ModelRecord, seconds: float
+    plan: TrainPlan, lesson: Lesson, report: TrainingReport, record: ModelRecord, seconds: float
 ) -> TrainSummary:
     """Return the summary of a training that has ended well."""
     promotion = read_promotion(Folder(plan.request.store))
@@ -95,11 +105,14 @@ def summarise_training(
         novel_labels=len(plan.novel),
         without_positives=list(lesson.without_positives),
         unknown_labels=images.unknown_words(),
-        damaged=dict(list(images.damaged.items())[:_SHOWN]),
-        epochs=fitted.report.epochs,
-        branches=list(fitted.report.branches),
+        num_unknown_labels=len(images.unknown),
+        damaged=images.damaged,
+        num_failed=images.num_failed,
+        left_out=len(report.left_out),
+        epochs=report.epochs,
+        branches=list(report.branches),
         scorers=list(record.scorers),
-        ece={check.group: check.ece for check in fitted.report.calibration[record.scorers[0]]},
+        ece={check.group: check.ece for check in report.calibration[record.scorers[0]]},
         seconds=round(seconds, 1),
         next_steps=_next_steps(plan, record, promoted=promoted),
     )

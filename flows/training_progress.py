@@ -13,7 +13,7 @@ from flows.ground_truth import Watch
 from flows.train import TrainWatch
 
 if TYPE_CHECKING:
-    from clipdecoder.training_report import EpochReport
+    from clipdecoder.training.report import EpochReport
 
 _WORDS = {
     "features": "features, by shard",

@@ -49,6 +49,7 @@ class CheckpointRecord(Record):
     calibrated_from: str | None = None  # the model that `calibrate` started from
     data: TrainingData | None  # what it was trained on
     calibration_data: TrainingData | None = None  # where `calibrate` fitted, if it did
+    training_id: str = ""  # digest of all that was asked of the training
     weights_sha256: str
     versions: dict[str, str]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from schemas.errors import ConfigError, one_of
 from schemas.record import Record
@@ -36,6 +36,8 @@ class HeadConfig(Record):
 
 class TrainConfig(Record):
     """A recipe. What it leaves out has the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # What is held out, and what an annotation means
     validation_share: float = Field(default=0.1, gt=0, lt=1, description="of the annotated images, never trained on")

@@ -100,6 +100,7 @@ def open_catalog(store: str | Folder, *, model_id: str | None = None) -> duckdb.
             f"the store {folder.url!r} has a {error.title} that this version cannot read ({error.errors()[0]['msg']}): "
             "was it written by a newer clipdecoder, or edited?"
         ) from None
+    _check_thresholds(facts)
     connection = connect()
     try:
         _build(connection, folder, facts)
@@ -131,6 +132,18 @@ def check_store(folder: Folder) -> None:
             f"{folder.url!r} is not a store: it has none of {', '.join(STORE_FOLDERS)}; "
             "give the folder that `clipdecoder tag --store` was given"
         )
+
+
+def _check_thresholds(facts: _Facts) -> None:
+    """Refuse to show a calibrated model whose calibration is lost: tags by the default threshold would be wrong.
+
+    Raises:
+        StoreError: naming the file.
+    """
+    model = facts.models.get(facts.model_id or "")
+    path = f"models/{facts.model_id}/calibration.parquet"
+    if model is not None and model.calibration == "fitted" and path not in facts.calibrations:
+        raise StoreError(f"{path!r} is not there, and the model's thresholds with it; put it back, or train again")
 
 
 def shown_model(runs: Sequence[StoredRun], promotion: Promotion | None) -> str | None:

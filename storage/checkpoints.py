@@ -66,6 +66,19 @@ def with_id(record: ModelRecord, calibration: Sequence[CalibrationRow]) -> Model
     return record.model_copy(update={"model_id": digest_of(identity)})
 
 
+def check_id(record: ModelRecord, calibration: Sequence[CalibrationRow]) -> None:
+    """Refuse a checkpoint whose record or calibration was edited: its id is a digest of all that decides a score.
+
+    Raises:
+        ModelError: saying what to do.
+    """
+    if with_id(record, calibration).model_id != record.model_id:
+        raise ModelError(
+            f"config.json or calibration.parquet of model {record.model_id} is not what it was: put the old one back, "
+            "train again, or make a new model with `clipdecoder calibrate`"
+        )
+
+
 def read_weights(folder: Folder, record: ModelRecord) -> bytes:
     """Return a checkpoint's weights, which must be the ones that its record was written with.
 

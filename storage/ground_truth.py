@@ -68,7 +68,10 @@ def parse_labels(content: bytes) -> SampleLabels | None:
     Raises:
         ValueError: it is no JSON object, or its labels are no lists of texts.
     """
-    value: Any = json.loads(content)
+    try:
+        value: Any = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, Mapping):
         raise ValueError(f"a JSON object was expected, not {type(value).__name__}")
     if not any(name in value for name in _FIELDS):

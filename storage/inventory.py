@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from schemas.errors import StoreError
+from schemas.errors import ModelError, StoreError
 from schemas.manifest import ModelRecord, Promotion
 from schemas.taxonomy import Taxonomy
-from storage.checkpoints import CALIBRATION_FILE, WEIGHTS
+from storage.checkpoints import WEIGHTS, check_id, read_calibration, read_weights
 from storage.files import Folder
 from storage.findings import Finding, FindingCode
 from storage.models import CURRENT, model_path
@@ -40,13 +40,13 @@ def _mend(folder: Folder, path: str, again: str) -> str:
     return f"remove it, and {again}"
 
 
-def _missing_weights(folder: Folder, model_id: str) -> Iterator[Finding]:
-    """Yield a finding for each file that a checkpoint cannot score without."""
-    for name in (WEIGHTS, CALIBRATION_FILE):
-        path = f"models/{model_id}/{name}"
-        if not folder.exists(path):
-            message = f"{path} is not there, so this model scores nothing any more; put it back, or train again"
-            yield Finding(code=FindingCode.RECORD, run_id=None, message=message)
+def _unsound_checkpoint(folder: Folder, record: ModelRecord) -> Iterator[Finding]:
+    """Yield a finding where a checkpoint's files are not those that it was written with."""
+    try:
+        read_weights(folder, record)
+        check_id(record, read_calibration(folder, record.model_id))
+    except ModelError as error:
+        yield Finding(code=FindingCode.RECORD, run_id=None, message=str(error))
 
 
 def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]:
@@ -61,11 +61,13 @@ def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]
         try:
             record = read_json(folder, path, kind)
             if isinstance(record, ModelRecord) and record.checkpoint is not None:
-                yield from _missing_weights(folder, record.model_id)
+                yield from _unsound_checkpoint(folder, record)
             if isinstance(record, Taxonomy) and (digest := digest_in_force(folder, record.name)):
                 unread.append(taxonomy_path(digest))
         except FileNotFoundError:
-            yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{path} is not there; {again}")
+            yield Finding(
+                code=FindingCode.RECORD, run_id=None, message=f"{path} is not there; {_mend(folder, path, again)}"
+            )
         except StoreError as error:
             yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{error}; {_mend(folder, path, again)}")
     for path in sorted(set(unread) - needed.keys()):

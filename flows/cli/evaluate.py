@@ -70,6 +70,8 @@ def evaluate(
         outcome = run_evaluation(plan_evaluation(request), watch)
     if outcome.left_out:
         say(f"{outcome.left_out} annotated images were left out: the model had learned from them")
+    if outcome.passed_over:
+        say(f"{outcome.passed_over} labels of the taxonomy are neither seen nor named as novel, and count in no number")
     if output is not None:
         outcome.copy_to(output)
     if as_json:

@@ -9,6 +9,7 @@ import typer
 from flows.cli.output import Json, Store, print_json, print_lines, print_table, store_url
 
 if TYPE_CHECKING:
+    from schemas.manifest import ModelRecord
     from storage.files import Folder
 
 app = typer.Typer(no_args_is_help=True, help="Models of a store: list, show, promote, rollback.")
@@ -17,7 +18,7 @@ ModelId = Annotated[str, typer.Argument(help="A model id, from `clipdecoder mode
 
 @app.command("list")
 def list_models(store: Store = None, as_json: Json = False) -> None:
-    """List the models that have scored something, and which one is promoted.
+    """List the models that scored something or were trained, and which one is promoted.
 
     Example: clipdecoder models list
     """
@@ -34,13 +35,16 @@ def list_models(store: Store = None, as_json: Json = False) -> None:
             "architecture": record.architecture,
             "calibration": record.calibration,
             "seen_labels": len(record.seen_labels),
+            "learned_from": _learned_from(record),
         }
         for record in read_models(folder).values()
     ]
     if as_json:
         print_json(rows)
     else:
-        print_table(rows, ["model_id", "promoted", "kind", "name", "architecture", "calibration", "seen_labels"])
+        print_table(
+            rows, ["model_id", "promoted", "kind", "name", "architecture", "calibration", "seen_labels", "learned_from"]
+        )
 
 
 @app.command()
@@ -91,6 +95,17 @@ def rollback(
     from storage.models import rollback as roll_back
 
     _tell(roll_back(_store(store), reason).model_dump(mode="json"), as_json)
+
+
+def _learned_from(record: ModelRecord) -> str:
+    """Say what a checkpoint was trained and calibrated on."""
+    checkpoint = record.checkpoint
+    if checkpoint is None:
+        return ""
+    trained, calibrated = checkpoint.data, checkpoint.calibration_data
+    parts = [f"{trained.images} images of {trained.dataset}"] if trained is not None else []
+    parts += [f"calibrated on {calibrated.images} of {calibrated.dataset}"] if calibrated is not None else []
+    return ", ".join(parts)
 
 
 def _tell(promotion: dict[str, str | None], as_json: bool) -> None:

@@ -32,7 +32,7 @@ def check(
 
     taxonomy = load_taxonomy(file)
     if model is not None:
-        from clipdecoder.model import load_model
+        from clipdecoder.encoders.model import load_model
 
         load_model(model, device="cpu").check_texts(taxonomy)
     active = taxonomy.active_labels()

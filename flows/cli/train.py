@@ -59,7 +59,7 @@ def train(
 
     Example: clipdecoder train "train/*.tar" --taxonomy taxonomy.yaml --base open_clip:ViT-B-16/openai --novel novel.txt
     """
-    from clipdecoder.distributed import init_from_environment, is_main, shutdown
+    from clipdecoder.training.distributed import init_from_environment, is_main, shutdown
     from flows.train import run_train
     from flows.train_plan import plan_train, read_recipe
     from flows.training_progress import training_bar

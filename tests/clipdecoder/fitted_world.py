@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
-from clipdecoder.backbone import Backbone
-from clipdecoder.encoder import EncoderFacts, EncoderPair, ImageEncoder
-from clipdecoder.fitting import FitData, FitHooks, Fitted, fit
-from clipdecoder.inputs import FrozenInputs
-from clipdecoder.parts import Parts
-from clipdecoder.standardised import Fusion
-from clipdecoder.targets import Targets
-from clipdecoder.text_tables import TableText
-from clipdecoder.trained_model import TrainedModel
-from clipdecoder.transforms import ImageTransform
+from clipdecoder.encoders.backbone import Backbone
+from clipdecoder.encoders.encoder import EncoderFacts, EncoderPair, ImageEncoder
+from clipdecoder.encoders.text_tables import TableText
+from clipdecoder.encoders.transforms import ImageTransform
+from clipdecoder.scoring.parts import Parts
+from clipdecoder.scoring.standardised import Fusion
+from clipdecoder.scoring.trained_model import TrainedModel
+from clipdecoder.training.fitting import FitData, FitHooks, Fitted, fit
+from clipdecoder.training.inputs import FrozenInputs
+from clipdecoder.training.targets import Targets
 from schemas.checkpoint import CheckpointRecord
 from schemas.manifest import ModelRecord
 from schemas.taxonomy import VocabularyLabel

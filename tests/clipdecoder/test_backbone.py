@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from clipdecoder.backbone import Backbone, PooledBackbone, TimmBackbone, open_clip_backbone
+from clipdecoder.encoders.backbone import Backbone, PooledBackbone, TimmBackbone, open_clip_backbone
 from schemas.errors import ModelError
 
 TEXT = {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}

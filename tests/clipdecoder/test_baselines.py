@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder import baselines
-from clipdecoder.baselines import Examples, Ridge, constant_scores, label_frequencies, label_ridge, ridge_to_text
-from clipdecoder.metrics import mean_average_precision
+from clipdecoder.judging import baselines
+from clipdecoder.judging.baselines import (
+    Examples,
+    Ridge,
+    constant_scores,
+    label_frequencies,
+    label_ridge,
+    ridge_to_text,
+)
+from clipdecoder.judging.metrics import mean_average_precision
 
 
 def world(num_images: int, seed: int, noise: float = 0.1) -> tuple[Examples, np.ndarray, np.ndarray]:

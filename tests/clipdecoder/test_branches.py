@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder.branches import IMAGES_PER_BATCH, Branches, Queries
+from clipdecoder.scoring.branches import IMAGES_PER_BATCH, Branches, Queries
 from schemas.checkpoint import Branch
 from tests.clipdecoder.fitted_world import (
     CPU,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder.calibration import Calibrated, Calibration, HeldOut, calibrate
-from clipdecoder.metrics import expected_calibration_error, reliability_bins
-from clipdecoder.score_maps import fit_novel, fit_seen
+from clipdecoder.judging.calibration import Calibrated, Calibration, HeldOut, calibrate
+from clipdecoder.judging.metrics import expected_calibration_error, reliability_bins
+from clipdecoder.judging.score_maps import fit_novel, fit_seen
 from schemas.evaluation import CalibrationCheck
 from schemas.tables import ANY_LABEL
 from tests.clipdecoder.worlds import World, rare_labels

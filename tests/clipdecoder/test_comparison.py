@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder.baselines import Ridge
-from clipdecoder.comparison import baseline_outputs, constant_output, scorer_outputs
-from clipdecoder.evaluation import GroundTruth, ScorerOutput
-from clipdecoder.metrics import mean_average_precision
-from clipdecoder.scores import all_logits
-from clipdecoder.trained_model import TrainedModel
+from clipdecoder.judging.baselines import Ridge
+from clipdecoder.judging.comparison import baseline_outputs, constant_output, scorer_outputs
+from clipdecoder.judging.evaluation import GroundTruth, ScorerOutput
+from clipdecoder.judging.metrics import mean_average_precision
+from clipdecoder.scoring.scores import all_logits
+from clipdecoder.scoring.trained_model import TrainedModel
 from schemas.sample import SampleRow
 from tests.clipdecoder.fitted_world import (
     EVERYTHING,

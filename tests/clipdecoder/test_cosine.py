@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import clipdecoder.cosine as cosine
-from clipdecoder.cosine import CosineScorer, best_patch
-from clipdecoder.scores import LabelMaps
+import clipdecoder.scoring.cosine as cosine
+from clipdecoder.scoring.cosine import CosineScorer, best_patch
+from clipdecoder.scoring.scores import LabelMaps
 
 CPU = torch.device("cpu")
 NUM_IMAGES, NUM_TOKENS, NUM_LABELS, WIDTH = 7, 5, 9, 12

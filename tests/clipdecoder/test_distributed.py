@@ -14,8 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from clipdecoder import distributed
-from clipdecoder.training import Hooks, train_head
+from clipdecoder.training import distributed
+from clipdecoder.training.loop import Hooks, train_head
 from tests.clipdecoder.training_world import make_data, recipe, weights_of
 
 

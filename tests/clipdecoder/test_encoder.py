@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from clipdecoder.backbone import Backbone, Features
-from clipdecoder.encoder import EncoderFacts, ImageEncoder
-from clipdecoder.model import ClipModel, load_encoders, load_image_encoder, load_model, load_text_encoder
-from clipdecoder.open_clip_models import load_open_clip
-from clipdecoder.text_tables import TableText
+from clipdecoder.encoders.backbone import Backbone, Features
+from clipdecoder.encoders.encoder import EncoderFacts, ImageEncoder
+from clipdecoder.encoders.model import ClipModel, load_encoders, load_image_encoder, load_model, load_text_encoder
+from clipdecoder.encoders.open_clip_models import load_open_clip
+from clipdecoder.encoders.text_tables import TableText
 from schemas.errors import ModelError
 from schemas.taxonomy import VocabularyLabel
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from clipdecoder.evaluation import Facts, GroundTruth, ScorerOutput, evaluate_scores
-from clipdecoder.metrics import average_precision, f1_at_k, mean_average_precision
+from clipdecoder.judging.evaluation import Facts, GroundTruth, ScorerOutput, evaluate_scores
+from clipdecoder.judging.metrics import average_precision, f1_at_k, mean_average_precision
 from schemas.evaluation import Evaluation, Protocol
 from schemas.sample import SampleRow, SampleStatus
 from tests.clipdecoder.worlds import rare_labels

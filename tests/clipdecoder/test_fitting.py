@@ -12,11 +12,11 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-import clipdecoder.fitting as fitting
-from clipdecoder.fitting import FitData, FitHooks, Fitted, choose_left_out
-from clipdecoder.metrics import log_loss
-from clipdecoder.scores import all_logits
-from clipdecoder.targets import Targets
+from clipdecoder.judging.metrics import log_loss
+from clipdecoder.scoring.scores import all_logits
+from clipdecoder.training import fitting, held_out, stage
+from clipdecoder.training.fitting import FitData, FitHooks, Fitted, choose_left_out
+from clipdecoder.training.targets import Targets
 from schemas.tables import ANY_LABEL
 from tests.clipdecoder.fitted_world import (
     EVERYTHING,
@@ -102,13 +102,13 @@ def test_labels_that_stay_do_leave_a_trace() -> None:
 
 def test_the_first_stage_is_given_no_column_of_a_label_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     given_to: list[tuple[int, np.ndarray]] = []
-    train_head = fitting.train_head
+    train_head = stage.train_head
 
     def spy(config: Any, data: Any, *args: Any, **options: Any) -> Any:
         given_to.append((data.targets.num_labels, data.queries_KQ))
         return train_head(config, data, *args, **options)
 
-    monkeypatch.setattr(fitting, "train_head", spy)
+    monkeypatch.setattr(stage, "train_head", spy)
     data = small(world().data())
     found = fit_quietly(data, recipe(epochs=1))
     kept = np.setdiff1d(np.arange(NUM_SEEN), columns(found.report.left_out))
@@ -144,8 +144,8 @@ def test_a_calibration_has_a_row_per_scorer_and_label() -> None:
     assert rows == [(name, label) for name in fitted().scorers for label in (*labels, ANY_LABEL)]
     assert all(row.slope > 0 and 0 <= row.threshold <= 1 for row in fitted().calibration)
     any_label = next(row for row in fitted().calibration if row.label_id == ANY_LABEL)
-    held_out = world().data().targets.subset(VALIDATION).positives_K()[columns(fitted().report.left_out)]
-    assert any_label.positives == held_out.sum()
+    positives = world().data().targets.subset(VALIDATION).positives_K()[columns(fitted().report.left_out)]
+    assert any_label.positives == positives.sum()
 
 
 def test_a_killed_fit_goes_on_from_its_states_to_the_same_end() -> None:
@@ -190,7 +190,8 @@ def test_with_too_few_labels_there_is_no_first_stage(num_labels: int) -> None:
     found = fit_quietly(world().data(num_labels), recipe(epochs=2))
     assert found.report.left_out == () and {record.stage for record in found.report.history} == {"final"}
     assert all(record.validation is not None for record in found.report.history)
-    assert set(found.fusion["novel"].values()) == {1.0} and any(found.fusion["seen"].values())
+    assert found.fusion["novel"] == {"clip": 1.0, "local": 1.0, "linear": 0.0, "decoder": 0.0}
+    assert any(found.fusion["seen"].values())
     assert [check.group for check in found.report.calibration["fused"]] == ["seen"]
     scorer = model_of(found, num_seen=num_labels).scorer(EVERYTHING, "fused")
     scores_NK = scorer.maps.scores(all_logits(*world().judged, scorer))
@@ -205,7 +206,7 @@ def test_no_share_of_labels_means_no_first_stage() -> None:
 def test_a_single_held_out_image_still_gives_sensible_scores() -> None:
     data = world().data()
     found = fit_quietly(replace(data, validation_V=VALIDATION[:1]), recipe(epochs=2))
-    assert len(found.parts.reference.embeddings_SD) == fitting.LEAST_REFERENCE
+    assert len(found.parts.reference.embeddings_SD) == held_out.LEAST_REFERENCE
     scorer = model_of(found).scorer(EVERYTHING[:NUM_SEEN], "fused")
     targets_NK = world().judged_targets_NK[:, :NUM_SEEN]
     scores_NK = scorer.maps.scores(all_logits(*world().judged, scorer))
@@ -214,13 +215,13 @@ def test_a_single_held_out_image_still_gives_sensible_scores() -> None:
 
 def test_the_reference_is_held_out_images_and_fits_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = fitted().parts.reference
-    held_out = {row.tobytes() for row in world().embeddings_ND[VALIDATION]}
-    assert {row.tobytes() for row in reference.embeddings_SD} == held_out
+    expected = {row.tobytes() for row in world().embeddings_ND[VALIDATION]}
+    assert {row.tobytes() for row in reference.embeddings_SD} == expected
     image_bytes = world().tokens_NTC[0].nbytes
-    monkeypatch.setattr(fitting, "REFERENCE_BYTES", 7 * image_bytes)
+    monkeypatch.setattr(held_out, "REFERENCE_BYTES", 7 * image_bytes)
     sample = fit_quietly(small(world().data()), recipe(epochs=1)).parts.reference
     assert sample.tokens_STC is not None and sample.tokens_STC.nbytes == 7 * image_bytes
-    assert {row.tobytes() for row in sample.embeddings_SD} < held_out
+    assert {row.tobytes() for row in sample.embeddings_SD} < expected
 
 
 def test_where_unnamed_labels_are_unknown_they_count_nowhere() -> None:

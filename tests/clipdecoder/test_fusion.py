@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdecoder.fusion import WEIGHTS, choose_weights
-from clipdecoder.metrics import mean_average_precision
+from clipdecoder.judging.metrics import mean_average_precision
+from clipdecoder.training.fusion import WEIGHTS, choose_weights
 from schemas.checkpoint import Branch
 
 USUAL: dict[Branch, float] = {"clip": 1.0, "linear": 1.0, "decoder": 0.0}

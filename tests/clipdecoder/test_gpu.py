@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdecoder.branches import Branches, Queries
-from clipdecoder.head import TextQueryHead
-from clipdecoder.model import load_model
-from clipdecoder.training import Hooks, train_head
+from clipdecoder.encoders.model import load_model
+from clipdecoder.heads.text_query_head import TextQueryHead
+from clipdecoder.scoring.branches import Branches, Queries
+from clipdecoder.training.loop import Hooks, train_head
 from schemas.training import HeadConfig
 from tests.clipdecoder.training_world import make_data, recipe
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdecoder.group_head import GroupHead, build_head
-from clipdecoder.head import TextQueryHead
-from clipdecoder.head_cost import chunk_size, head_bytes, head_flops, query_bytes
+from clipdecoder.heads.cost import chunk_size, head_bytes, head_flops, query_bytes
+from clipdecoder.heads.group_head import GroupHead, build_head
+from clipdecoder.heads.text_query_head import TextQueryHead
 from schemas.errors import ModelError
 from schemas.training import HeadConfig
 

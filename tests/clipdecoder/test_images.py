@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from clipdecoder.images import DECODE_POLICY, decode_image
+from clipdecoder.encoders.images import DECODE_POLICY, decode_image
 from schemas.errors import SampleError
 from schemas.sample import SampleStatus
 
@@ -269,7 +269,7 @@ def test_hostile_bytes_give_a_picture_or_a_sample_error(data: bytes, edits: list
 
 def test_the_package_itself_does_not_import_torch() -> None:
     code = (
-        "import sys, clipdecoder, clipdecoder.images, clipdecoder.scores, clipdecoder.predict, clipdecoder.clock;"
+        "import sys, clipdecoder.encoders.images, clipdecoder.scoring.scores, clipdecoder.encoders.predict;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipdecoder.encoder import ImageEncoder
-from clipdecoder.fitting import FitData, Fitted
-from clipdecoder.inputs import FrozenInputs, PixelInputs
-from clipdecoder.model import load_encoders
-from clipdecoder.parts import Parts
-from clipdecoder.targets import Targets
+from clipdecoder.encoders.encoder import ImageEncoder
+from clipdecoder.encoders.model import load_encoders
+from clipdecoder.scoring.parts import Parts
+from clipdecoder.training.fitting import FitData, Fitted
+from clipdecoder.training.inputs import FrozenInputs, PixelInputs
+from clipdecoder.training.targets import Targets
 from schemas.errors import ConfigError
 from schemas.taxonomy import VocabularyLabel
 from tests.clipdecoder.fitted_world import checkpoint_of, fit_quietly, recipe

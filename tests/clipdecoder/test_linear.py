@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from clipdecoder import image_kernel
-from clipdecoder.image_kernel import ImageKernel, ImageSpace
-from clipdecoder.label_kernel import LabelKernel, relative_to_seen
-from clipdecoder.linear import LinearBranch, fit_linear
-from clipdecoder.linear_settings import LinearSettings, Solver
-from clipdecoder.metrics import mean_average_precision
-from clipdecoder.targets import Targets
+from clipdecoder.judging.metrics import mean_average_precision
+from clipdecoder.regression import image_kernel
+from clipdecoder.regression.image_kernel import ImageKernel, ImageSpace
+from clipdecoder.regression.label_kernel import LabelKernel, relative_to_seen
+from clipdecoder.regression.linear import LinearBranch, fit_linear
+from clipdecoder.regression.settings import LinearSettings, Solver
+from clipdecoder.training.targets import Targets
 
 SEEN, ALL = 24, 32
 FIXED = LinearSettings(penalty=1.0, seen_penalty=1.0)

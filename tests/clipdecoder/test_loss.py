@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipdecoder.loss import JointProjection, asymmetric_loss, contrastive_loss, distillation_loss
+from clipdecoder.training.loss import JointProjection, asymmetric_loss, contrastive_loss, distillation_loss
 
 
 def random_cells(seed: int = 0, *, num_images: int = 6, num_labels: int = 9) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdecoder.metrics import (
+from clipdecoder.judging.metrics import (
     average_precision,
     average_precisions,
     brier_score,
@@ -140,7 +140,7 @@ def test_f1_at_k_counts_images_without_positives() -> None:
 def test_f1_at_k_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = table(0, 50, 7, 1000)
     whole = f1_at_k(scores, targets, 3)
-    monkeypatch.setattr("clipdecoder.metrics.CHUNK_CELLS", 21)
+    monkeypatch.setattr("clipdecoder.judging.metrics.CHUNK_CELLS", 21)
     assert f1_at_k(scores, targets, 3) == whole
 
 

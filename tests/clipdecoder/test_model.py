@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from clipdecoder.clock import StageClock
-from clipdecoder.cosine import CosineScorer
-from clipdecoder.model import MAX_SLOPE, ClipModel, load_model
-from clipdecoder.open_clip_models import load_open_clip
-from clipdecoder.predict import embed_images
-from clipdecoder.scores import LabelMaps, keep_scores
-from clipdecoder.text import count_tokens
+from clipdecoder.encoders.model import MAX_SLOPE, ClipModel, load_model
+from clipdecoder.encoders.open_clip_models import load_open_clip
+from clipdecoder.encoders.predict import embed_images
+from clipdecoder.encoders.text import count_tokens
+from clipdecoder.scoring.cosine import CosineScorer
+from clipdecoder.scoring.scores import LabelMaps, keep_scores
 from schemas.errors import ModelError, TaxonomyError
 from schemas.taxonomy import VocabularyLabel, parse_taxonomy
 

@@ -15,8 +15,8 @@ import torch
 from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import load_file, save_file
 
-from clipdecoder.model import ClipModel, find_device, load_model
-from clipdecoder.open_clip_models import CONFIG_FILE, load_open_clip
+from clipdecoder.encoders.model import ClipModel, find_device, load_model
+from clipdecoder.encoders.open_clip_models import CONFIG_FILE, load_open_clip
 from schemas.errors import ModelError
 
 WriteModel = Callable[..., Path]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipdecoder.parts import Parts
-from clipdecoder.standardised import Reference
+from clipdecoder.scoring.parts import Parts
+from clipdecoder.scoring.standardised import Reference
 from schemas.checkpoint import CheckpointRecord
 from schemas.errors import ModelError
 from tests.clipdecoder.fitted_world import EVERYTHING, checkpoint_of, fitted, model, model_of, world

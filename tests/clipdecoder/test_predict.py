@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from clipdecoder.clock import StageClock
-from clipdecoder.model import ClipModel, load_model
-from clipdecoder.open_clip_models import load_open_clip
-from clipdecoder.predict import EmbeddedImage, embed_images
+from clipdecoder.encoders.model import ClipModel, load_model
+from clipdecoder.encoders.open_clip_models import load_open_clip
+from clipdecoder.encoders.predict import EmbeddedImage, embed_images
 from schemas.sample import SampleStatus
 
 Encode = Callable[..., bytes]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdecoder import score_maps
-from clipdecoder.metrics import Floats, Targets8, expected_calibration_error, log_loss, reliability_bins
-from clipdecoder.score_maps import (
+from clipdecoder.judging import score_maps
+from clipdecoder.judging.metrics import Floats, Targets8, expected_calibration_error, log_loss, reliability_bins
+from clipdecoder.judging.score_maps import (
     LabelMaps,
     cross_fitted_novel_scores,
     cross_fitted_seen_scores,

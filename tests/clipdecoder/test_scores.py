@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdecoder.cosine import CosineScorer
-from clipdecoder.scores import KeptScores, LabelMaps, keep_scores
+from clipdecoder.scoring.cosine import CosineScorer
+from clipdecoder.scoring.scores import KeptScores, LabelMaps, keep_scores
 from schemas.manifest import ModelRecord
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdecoder.standardised import MIN_DEVIATION, Fusion, Spread, StandardisedScorer, branches_of, scorers_of
+from clipdecoder.scoring.standardised import MIN_DEVIATION, Fusion, Spread, StandardisedScorer, branches_of, scorers_of
 from schemas.checkpoint import Branch, Scorer
 from schemas.training import HeadConfig
 from tests.clipdecoder.fitted_world import (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clipdecoder.targets import Targets
+from clipdecoder.training.targets import Targets
 from schemas.training import Missing
 
 NUM_LABELS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder.text_tables import TableText
+from clipdecoder.encoders.text_tables import TableText
 from schemas.errors import ModelError, TaxonomyError
 from schemas.taxonomy import VocabularyLabel, parse_taxonomy
 

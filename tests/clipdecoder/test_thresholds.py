@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder.metrics import operating_points
-from clipdecoder.score_maps import cross_fitted_seen_scores, fit_seen
-from clipdecoder.thresholds import choose_thresholds
+from clipdecoder.judging.metrics import operating_points
+from clipdecoder.judging.score_maps import cross_fitted_seen_scores, fit_seen
+from clipdecoder.judging.thresholds import choose_thresholds
 from schemas.manifest import DEFAULT_THRESHOLD
 from tests.clipdecoder.worlds import rare_labels
 

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
 
 from clipdecoder.clock import StageClock
-from clipdecoder.encoder import ImageEncoder
-from clipdecoder.model import load_image_encoder
-from clipdecoder.predict import embed_images
-from clipdecoder.timm_models import load_timm
+from clipdecoder.encoders.encoder import ImageEncoder
+from clipdecoder.encoders.model import load_image_encoder
+from clipdecoder.encoders.predict import embed_images
+from clipdecoder.encoders.timm_models import load_timm
 from schemas.errors import ModelError
 
 NAME = "test_efficientnet"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipdecoder.metrics import expected_calibration_error, log_loss, mean_average_precision, reliability_bins
-from clipdecoder.scores import VocabularyScorer, all_logits, keep_scores
-from clipdecoder.trained_model import calibrated_maps
+from clipdecoder.judging.metrics import expected_calibration_error, log_loss, mean_average_precision, reliability_bins
+from clipdecoder.scoring.scores import VocabularyScorer, all_logits, keep_scores
+from clipdecoder.scoring.trained_model import calibrated_maps
 from schemas.checkpoint import Scorer
 from schemas.errors import ModelError, TaxonomyError
 from schemas.tables import ANY_LABEL

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipdecoder.backbone import Backbone, Features
-from clipdecoder.head import TextQueryHead
-from clipdecoder.optimizer import one_cycle, parameter_groups
-from clipdecoder.training import Hooks, Trained, train_head
-from clipdecoder.training_batches import TrainData
-from clipdecoder.training_model import PixelTokens, TrainingModel, unfreeze
-from clipdecoder.training_report import EpochReport
+from clipdecoder.encoders.backbone import Backbone, Features
+from clipdecoder.heads.text_query_head import TextQueryHead
+from clipdecoder.training.batches import TrainData
+from clipdecoder.training.loop import Hooks, Trained, train_head
+from clipdecoder.training.model import PixelTokens, TrainingModel, unfreeze
+from clipdecoder.training.optimizer import one_cycle, parameter_groups
+from clipdecoder.training.report import EpochReport
 from schemas.errors import ConfigError, ModelError, RunError
 from tests.clipdecoder.training_world import NUM_LABELS, make_data, recipe, weights_of
 

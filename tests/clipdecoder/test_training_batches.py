@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdecoder.targets import Targets
-from clipdecoder.training_batches import Process, TrainData, epoch_rows, iter_batches, load_batch, sample_labels
+from clipdecoder.training.batches import Process, TrainData, epoch_rows, iter_batches, load_batch, sample_labels
+from clipdecoder.training.targets import Targets
 from schemas.errors import RunError
 from tests.clipdecoder.training_world import NUM_LABELS, make_data, recipe
 

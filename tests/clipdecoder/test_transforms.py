@@ -14,7 +14,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from timm.data import create_transform
 
-from clipdecoder.transforms import ImageTransform, TimmPreprocess
+from clipdecoder.encoders.transforms import ImageTransform, TimmPreprocess
 from schemas.errors import ModelError, SampleError
 from schemas.sample import SampleStatus
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from clipdecoder.model import ClipModel
-from clipdecoder.open_clip_models import load_open_clip
-from clipdecoder.parts import Parts
-from clipdecoder.trained_model import calibrated_maps
-from clipdecoder.zero_shot import REFERENCE_IMAGES, ZeroShotModel
+from clipdecoder.encoders.model import ClipModel
+from clipdecoder.encoders.open_clip_models import load_open_clip
+from clipdecoder.scoring.parts import Parts
+from clipdecoder.scoring.trained_model import calibrated_maps
+from clipdecoder.scoring.zero_shot import REFERENCE_IMAGES, ZeroShotModel
 from schemas.checkpoint import CalibrationRow, Scorer
 from schemas.errors import ModelError
 from schemas.manifest import DEFAULT_THRESHOLD

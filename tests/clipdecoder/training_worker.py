@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipdecoder.distributed import barrier, init_from_environment, is_main, rank, shutdown, world_size
-from clipdecoder.training import Hooks, train_head
+from clipdecoder.training.distributed import barrier, init_from_environment, is_main, rank, shutdown, world_size
+from clipdecoder.training.loop import Hooks, train_head
 from tests.clipdecoder.training_world import make_data, recipe, weights_of
 
 

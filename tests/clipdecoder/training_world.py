@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.targets import Targets
-from clipdecoder.training_batches import TrainData
-from clipdecoder.training_model import TrainingModel
+from clipdecoder.training.batches import TrainData
+from clipdecoder.training.model import TrainingModel
+from clipdecoder.training.targets import Targets
 from schemas.training import Missing, TrainConfig, train_config
 
 NUM_IMAGES, NUM_TOKENS, NUM_LABELS, WIDTH = 96, 6, 12, 16

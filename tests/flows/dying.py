@@ -20,7 +20,7 @@ import fsspec
 import pyarrow.parquet as pq
 import torch
 
-from clipdecoder.model import load_model
+from clipdecoder.encoders.model import load_model
 from storage.audit import audit_run
 from storage.catalog import open_catalog
 from storage.files import Folder

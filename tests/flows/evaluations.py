@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.evaluation import Facts, GroundTruth, ScorerOutput, evaluate_scores
+from clipdecoder.judging.evaluation import Facts, GroundTruth, ScorerOutput, evaluate_scores
 from schemas.evaluation import Evaluation, Protocol, ScorerName
 from schemas.sample import SampleRow, SampleStatus
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clipdecoder.clock import StageClock
-from clipdecoder.encoder import ImageEncoder
-from clipdecoder.model import load_image_encoder
+from clipdecoder.encoders.encoder import ImageEncoder
+from clipdecoder.encoders.model import load_image_encoder
 from flows.features import FeatureRequest, shard_features
 from schemas.errors import ShardError
 from schemas.sample import SampleStatus

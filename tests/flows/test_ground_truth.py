@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipdecoder.encoder import ImageEncoder
-from clipdecoder.images import decode_image
-from clipdecoder.model import load_image_encoder
+from clipdecoder.encoders.encoder import ImageEncoder
+from clipdecoder.encoders.images import decode_image
+from clipdecoder.encoders.model import load_image_encoder
 from flows.features import FeatureRequest
 from flows.ground_truth import AnnotatedImages, Room, gather
 from flows.plan import load_taxonomy

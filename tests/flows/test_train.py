@@ -242,7 +242,7 @@ def test_words_that_are_no_label_are_counted_and_named(tmp_path: Path) -> None:
 
     summary = make_written_world(tmp_path, says).train(recipe=recipe(epochs=1))
     assert summary.unknown_labels == {"dog": TRAIN_PICTURES, "cat": TRAIN_PICTURES // 10}
-    assert "words of side files that are no label of the taxonomy: dog (160), cat (16)" in "\n".join(summary.lines())
+    assert "2 words of side files are no label of the taxonomy: 'dog' (160), 'cat' (16)" in "\n".join(summary.lines())
 
 
 def test_only_words_that_are_no_label(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_label_without_positives_is_named_and_not_learned(tmp_path: Path) -> N
 
 def test_too_few_images(tmp_path: Path) -> None:
     world = make_written_world(tmp_path, lambda key, labels: {"labels": labels}, 12)
-    with pytest.raises(RequestError, match=r"12 annotated images .* are too few to train on; at least 20"):
+    with pytest.raises(RequestError, match=r"12 annotated images .* are too few to train on: at least 20"):
         world.train()
     assert not Path(world.store, "models").exists()
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
-from clipdecoder.open_clip_models import BUNDLED
+from clipdecoder.encoders.open_clip_models import BUNDLED
 from flows.cli.app import main
 from flows.plan import load_taxonomy, plan_tag
 from schemas.errors import RequestError, TaxonomyError

@@ -1,0 +1,1 @@
+"""Pictures and texts to vectors: backbones with their preprocessing, text encoders, and how they are found."""

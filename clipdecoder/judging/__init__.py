@@ -1,0 +1,1 @@
+"""How good is it: metrics, baselines, calibration, thresholds, evaluations."""

@@ -1,0 +1,1 @@
+"""The closed-form branch: from embeddings to labels by way of their texts."""
