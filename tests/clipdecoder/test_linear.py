@@ -114,7 +114,7 @@ def test_blocks_change_nothing(world: World, fixed: LinearBranch, monkeypatch: p
     images = world.embeddings[world.test]
     expected = fixed.logits(images, world.queries, COLUMNS)
     for module in ("image_kernel", "linear"):
-        monkeypatch.setattr(f"clipdecoder.{module}.CHUNK_CELLS", 2000)
+        monkeypatch.setattr(f"clipdecoder.regression.{module}.CHUNK_CELLS", 2000)
     blocked = world.fit(settings=FIXED)
     np.testing.assert_allclose(blocked.logits(images, world.queries, COLUMNS), expected, atol=1e-3)
 

@@ -37,8 +37,11 @@ def test_the_story_is_told(played: tuple[Path, subprocess.CompletedProcess[str]]
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     commands = re.findall(r"^\$ clipdecoder (\w+)", done.stderr, re.MULTILINE)
-    assert commands == ["pack", "tag", "sql", "sql", "sql", "tag", "sql", "audit"]
+    tagged = ["pack", "tag", "sql", "sql", "sql", "tag", "sql", "audit"]
+    assert commands == [*tagged, "train", "pack", "evaluate", "pack", "calibrate", "tag", "models", "sql"]
     assert "65 images: 64 scored, 1 failed (1 truncated)" in done.stdout
+    assert "16 labels were held out as novel" in done.stdout and "calibration: fitted" in done.stdout
+    assert "fused of model" in (folder / "demo" / "evaluation" / "report.html").read_text()
     page = (folder / "demo" / "contact-sheet.html").read_text()
     assert page.count("<section>") == 64 and page.count("data:image;base64,") == 64 * 6
 

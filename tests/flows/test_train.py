@@ -268,7 +268,7 @@ def test_a_label_without_positives_is_named_and_not_learned(tmp_path: Path) -> N
 
 def test_too_few_images(tmp_path: Path) -> None:
     world = make_written_world(tmp_path, lambda key, labels: {"labels": labels}, 12)
-    with pytest.raises(RequestError, match=r"12 annotated images .* are too few to train on: at least 20"):
+    with pytest.raises(RequestError, match=r"12 annotated images, .* are too few to train on: at least 20"):
         world.train()
     assert not Path(world.store, "models").exists()
 
