@@ -15,15 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.judging.calibration import calibrate
+from clipdecoder.judging.calibration import Calibrated, calibrate
 from clipdecoder.regression.image_kernel import ImageSpace
 from clipdecoder.scoring.parts import Parts
 from clipdecoder.scoring.standardised import Fusion, scorers_of
 from clipdecoder.training.held_out import choose_fusion, fit_baselines, held_out_logits, reference_of, reference_rows
-from clipdecoder.training.stage import FitData, FitHooks, train_stage
+from clipdecoder.training.stage import FitData, FitHooks, Stage, train_stage
 from clipdecoder.training.targets import Targets
 from schemas.checkpoint import Branch, CalibrationRow, Scorer
-from schemas.evaluation import CalibrationCheck
 from schemas.training import TrainConfig
 from schemas.training_report import TrainingReport
 
@@ -58,7 +57,7 @@ def fit(data: FitData, config: TrainConfig, hooks: FitHooks, *, target_precision
     """
     started = time.perf_counter()
     reference_R = reference_rows(data, config)
-    left_out = choose_left_out(data.targets, data.train_M, data.validation_V, config)
+    left_out = choose_left_out(data.targets, data.validation_V, config)
     everything = np.arange(data.targets.num_labels)
     space = ImageSpace.of(data.inputs.frozen().embeddings_ND, data.train_M)
     first = None
@@ -68,25 +67,15 @@ def fit(data: FitData, config: TrainConfig, hooks: FitHooks, *, target_precision
     final = train_stage(data, config, everything, everything[:0], "final", hooks, space, epochs=epochs)
     chosen = first or final
     fusion, precisions = choose_fusion(data, chosen, left_out, reference_R)
-    calibration: list[CalibrationRow] = []
-    checks: dict[Scorer, tuple[CalibrationCheck, ...]] = {}
-    unreached: dict[Scorer, tuple[str, ...]] = {}
-    for scorer in scorers_of(final.branches.kinds):
-        seen = held_out_logits(data, final, everything, scorer, fusion, reference_R)
-        novel = held_out_logits(data, first, left_out, scorer, fusion, reference_R) if first is not None else None
-        # A head with groups knows no label that was left out.
-        if scorer == "decoder" and not final.branches.knows_novel:
-            novel = None
-        done = calibrate(scorer, data.label_ids, seen, novel, target_precision=target_precision, seed=config.seed)
-        calibration += done.calibration.records()
-        checks[scorer], unreached[scorer] = done.checks, done.unreached
+    judged = _Judged(data=data, first=first, final=final, left_out=left_out, fusion=fusion, reference_R=reference_R)
+    calibrated = _calibrate(judged, target_precision, config.seed)
     report = TrainingReport(
         left_out=tuple(data.label_ids[column] for column in left_out),
         epochs=final.best_epoch,
         branches=precisions,
         fusion={group: dict(weights) for group, weights in fusion.items()},
-        calibration=checks,
-        unreached=unreached,
+        calibration={scorer: done.checks for scorer, done in calibrated.items()},
+        unreached={scorer: done.unreached for scorer, done in calibrated.items()},
         history=(*(first.history if first is not None else ()), *final.history),
         seconds={"fit": round(time.perf_counter() - started, 3)},
     )
@@ -102,14 +91,39 @@ def fit(data: FitData, config: TrainConfig, hooks: FitHooks, *, target_precision
         kinds=final.branches.kinds,
         fusion=fusion,
         scorers=scorers_of(final.branches.kinds),
-        calibration=tuple(calibration),
+        calibration=tuple(row for done in calibrated.values() for row in done.calibration.records()),
         report=report,
     )
 
 
-def choose_left_out(
-    targets: Targets, train_M: NDArray[np.int64], validation_V: NDArray[np.int64], config: TrainConfig
-) -> NDArray[np.int64]:
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Both stages, and what was chosen: all that calibration rests on."""
+
+    data: FitData
+    first: Stage | None  # None where no label could be left out
+    final: Stage
+    left_out: NDArray[np.int64]
+    fusion: Fusion
+    reference_R: NDArray[np.int64]
+
+
+def _calibrate(judged: _Judged, target_precision: float | None, seed: int) -> dict[Scorer, Calibrated]:
+    """Fit each scorer's maps: seen labels on the final stage's logits, novel ones on the first stage's."""
+    data, final, first = judged.data, judged.final, judged.first
+    everything = np.arange(data.targets.num_labels)
+    done: dict[Scorer, Calibrated] = {}
+    for scorer in scorers_of(final.branches.kinds):
+        seen = held_out_logits(data, final, everything, scorer, judged.fusion, judged.reference_R)
+        novel = None
+        # A head with groups knows no label that was left out.
+        if first is not None and (scorer != "decoder" or final.branches.knows_novel):
+            novel = held_out_logits(data, first, judged.left_out, scorer, judged.fusion, judged.reference_R)
+        done[scorer] = calibrate(scorer, data.label_ids, seen, novel, target_precision=target_precision, seed=seed)
+    return done
+
+
+def choose_left_out(targets: Targets, validation_V: NDArray[np.int64], config: TrainConfig) -> NDArray[np.int64]:
     """Return the columns of the labels that the first stage does without: a share of those that validation can judge.
 
     None where too few labels would be left out to say anything, or to be trained on.

@@ -38,6 +38,7 @@ def reference_rows(data: FitData, config: TrainConfig) -> NDArray[np.int64]:
 
 
 def reference_of(stage: Stage, rows_S: NDArray[np.int64]) -> Reference:
+    """Return the reference images as a stage's backbone sees them."""
     return Reference(
         embeddings_SD=stage.inputs.embeddings_ND[rows_S], tokens_STC=np.asarray(stage.inputs.tokens_NTC[rows_S])
     )

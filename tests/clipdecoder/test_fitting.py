@@ -261,10 +261,10 @@ def test_labels_left_out_can_be_judged_and_leave_others_to_train(
     rng = np.random.default_rng(seed)
     truth_NK = rng.random((30, num_labels)) < rate
     targets = Targets.of([np.flatnonzero(row).tolist() for row in truth_NK], num_labels=num_labels)
-    train_M, validation_V = np.arange(20), np.arange(20, 30)
+    validation_V = np.arange(20, 30)
     config = recipe(holdout_label_share=share, seed=seed)
-    left_out = choose_left_out(targets, train_M, validation_V, config)
-    assert np.array_equal(left_out, choose_left_out(targets, train_M, validation_V, config))
+    left_out = choose_left_out(targets, validation_V, config)
+    assert np.array_equal(left_out, choose_left_out(targets, validation_V, config))
     assert np.array_equal(left_out, np.unique(left_out))
     judged_K = truth_NK[20:].any(axis=0)
     assert judged_K[left_out].all()
