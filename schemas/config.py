@@ -19,27 +19,23 @@ DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 
-class TagOptions(BaseModel):
-    """What a request and the settings share. The first three decide the results, the others how they are reached."""
+class EncodeOptions(BaseModel):
+    """How images are turned into features. The first decides the results, the others how they are reached."""
+
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="larger pictures are refused as too_large")
+    batch_size: int = Field(default=32, ge=1, description="images per forward pass of the backbone")
+    device: str = Field(default="auto", pattern=DEVICE)
+    decode_threads: int = Field(default=0, ge=0, description="0: one per core")
+
+
+class TagOptions(EncodeOptions):
+    """What a tagging request and the settings share. The first two decide the results."""
 
     floor: float = Field(default=0.01, ge=0, le=1, description="lowest score that is always stored")
     top_k: int = Field(default=20, ge=0, description="labels stored per sample whatever their score")
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="larger pictures are refused as too_large")
     model: str | None = Field(default=None, description="None: the promoted model, else the bundled one")
-    batch_size: int = Field(default=32, ge=1)
-    device: str = Field(default="auto", pattern=DEVICE)
-    decode_threads: int = Field(default=0, ge=0, description="0: one per core")
     shards_per_task: int = Field(default=16, ge=1, description="shards handed to one Prefect task")
     max_bad: float | None = Field(default=None, ge=0, le=1, description="share of failed samples that ends the run")
-
-
-class EncodeOptions(BaseModel):
-    """How images are turned into features; see `TagOptions`."""
-
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    batch_size: int = Field(default=32, ge=1, description="images per forward pass of the backbone")
-    device: str = Field(default="auto", pattern=DEVICE)
-    decode_threads: int = Field(default=0, ge=0)
 
 
 class TrainRequest(EncodeOptions):

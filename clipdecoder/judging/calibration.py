@@ -21,13 +21,13 @@ from clipdecoder.judging.metrics import (
     reliability_bins,
 )
 from clipdecoder.judging.score_maps import (
-    LabelMaps,
     cross_fitted_novel_scores,
     cross_fitted_seen_scores,
     fit_novel,
     fit_seen,
 )
 from clipdecoder.judging.thresholds import choose_thresholds
+from clipdecoder.scoring.scores import LabelMaps
 from schemas.checkpoint import CalibrationRow
 from schemas.evaluation import CalibrationCheck, GroupName
 from schemas.tables import ANY_LABEL

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clipdecoder.judging.logistic import Doubles, fit_logistic, inverse, sigmoid
 from clipdecoder.judging.metrics import Floats, Targets8
-from clipdecoder.scoring.scores import CHUNK_CELLS
+from clipdecoder.scoring.scores import CHUNK_CELLS, LabelMaps
 
 # Lowest slope, per standard deviation of the logits: a label whose logits say nothing, or the reverse of the truth,
 # gets a score that hardly moves, and still ranks as its logits do.
@@ -43,18 +43,6 @@ class ScoreMap:
     def scores(self, logits: Floats) -> NDArray[np.float32]:
         """Return probabilities of the logits' shape."""
         return sigmoid(self.slope * logits.astype(np.float64) + self.intercept).astype(np.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelMaps:
-    """A map for each label."""
-
-    slope_K: Doubles
-    intercept_K: Doubles
-
-    def scores(self, logits_NK: Floats) -> NDArray[np.float32]:
-        """Return scores_NK, each column by its own map."""
-        return sigmoid(self.slope_K * logits_NK.astype(np.float64) + self.intercept_K).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

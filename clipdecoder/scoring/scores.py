@@ -48,13 +48,13 @@ class LabelMaps:
         """Whether all labels have one map, so that logits rank as scores do."""
         return bool((self.slope_K == self.slope_K[:1]).all() and (self.intercept_K == self.intercept_K[:1]).all())
 
-    def log_odds(self, logits: NDArray[np.float32], label: NDArray[np.int64] | slice) -> NDArray[np.float64]:
+    def log_odds(self, logits: NDArray[np.floating[Any]], label: NDArray[np.int64] | slice) -> NDArray[np.float64]:
         """Return `slope * logit + intercept` for these labels' logits."""
         odds = self.slope_K[label] * logits.astype(np.float64) + self.intercept_K[label]
         return np.asarray(odds, np.float64)
 
     def scores(
-        self, logits: NDArray[np.float32], label: NDArray[np.int64] | slice = slice(None)
+        self, logits: NDArray[np.floating[Any]], label: NDArray[np.int64] | slice = slice(None)
     ) -> NDArray[np.float32]:
         """Return the scores of these labels' logits: computed in float64 without overflow, rounded to float32."""
         return np.exp(-np.logaddexp(0.0, -self.log_odds(logits, label))).astype(np.float32)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from clipdecoder.judging import score_maps
 from clipdecoder.judging.metrics import Floats, Targets8, expected_calibration_error, log_loss, reliability_bins
 from clipdecoder.judging.score_maps import (
-    LabelMaps,
     cross_fitted_novel_scores,
     cross_fitted_seen_scores,
     fit_novel,
     fit_platt,
     fit_seen,
 )
+from clipdecoder.scoring.scores import LabelMaps
 from tests.clipdecoder.worlds import World, equal_labels, rare_labels
 
 
