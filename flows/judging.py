@@ -17,7 +17,7 @@ from flows.features import FeatureRequest
 from flows.ground_truth import AnnotatedImages, Watch, gather
 from flows.lesson import no_negatives
 from flows.models import load_model
-from flows.plan import check_dataset_root, default_name, load_taxonomy
+from flows.plan import check_dataset_root, default_name
 from schemas.checkpoint import Scorer
 from schemas.config import JudgeOptions
 from schemas.errors import RequestError
@@ -26,6 +26,7 @@ from schemas.training import Missing
 from storage.files import Folder
 from storage.patterns import ShardList, list_shards
 from storage.runs import read_runs
+from storage.taxonomies import find_taxonomy
 
 if TYPE_CHECKING:
     from clipdecoder.scoring.scores import VocabularyScorer
@@ -56,9 +57,9 @@ def plan_judging(request: JudgeOptions) -> JudgePlan:
     Raises:
         RequestError: the taxonomy, a pattern, the model or the store is wrong.
     """
-    taxonomy = load_taxonomy(request.taxonomy)
-    found = list_shards(request.shards)
     folder = Folder(request.store)
+    taxonomy = find_taxonomy(folder, request.taxonomy)
+    found = list_shards(request.shards)
     dataset = request.name or default_name(found.root)
     check_dataset_root(dataset, found.root, read_runs(folder))
     model = load_model(folder, request.model, request.device)

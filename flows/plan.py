@@ -16,12 +16,12 @@ from schemas.config import TagRequest
 from schemas.digests import digest_of
 from schemas.errors import ConfigError, StoreError
 from schemas.manifest import ModelRecord, RunRecord
-from schemas.taxonomy import ScoredLabel, Taxonomy, VocabularyLabel, parse_taxonomy
-from storage.files import Folder, read_text
+from schemas.taxonomy import ScoredLabel, Taxonomy, VocabularyLabel
+from storage.files import Folder
 from storage.models import promote, read_promotion, write_model
 from storage.patterns import ShardList, ShardRef, list_shards
 from storage.runs import StoredRun, read_runs, write_record
-from storage.taxonomies import put_in_force, write_taxonomy
+from storage.taxonomies import find_taxonomy, put_in_force, write_taxonomy
 from storage.visibility import visible_labels
 
 if TYPE_CHECKING:
@@ -56,16 +56,6 @@ class TagPlan:
         )
 
 
-def load_taxonomy(location: str) -> Taxonomy:
-    """Return the taxonomy at a path or URL.
-
-    Raises:
-        RequestError: it cannot be read.
-        TaxonomyError: it breaks a rule.
-    """
-    return parse_taxonomy(read_text(location), source=location)
-
-
 def load_planned_model(plan: TagPlan) -> Model:
     """Return the model that was planned with, whichever is promoted meanwhile.
 
@@ -82,7 +72,7 @@ def plan_tag(request: TagRequest) -> TagPlan:
         RequestError: the taxonomy, a pattern, the model or the store is wrong.
     """
     folder = Folder(request.store)
-    taxonomy = load_taxonomy(request.taxonomy)
+    taxonomy = find_taxonomy(folder, request.taxonomy)
     found = list_shards(request.shards)
     runs = read_runs(folder)
     dataset = request.name or default_name(found.root)

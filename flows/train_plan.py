@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.features import FeatureRequest
 from flows.models import load_encoders
-from flows.plan import check_dataset_root, default_name, load_taxonomy
+from flows.plan import check_dataset_root, default_name
 from schemas.config import EncodeOptions, TrainRequest
 from schemas.errors import ConfigError, RequestError, TaxonomyError, one_of
 from schemas.taxonomy import Taxonomy
@@ -16,6 +16,7 @@ from schemas.training import TrainConfig, train_config
 from storage.files import Folder, read_text
 from storage.patterns import ShardList, list_shards
 from storage.runs import read_runs
+from storage.taxonomies import find_taxonomy
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import EncoderPair
@@ -47,11 +48,12 @@ def plan_train(request: TrainRequest) -> TrainPlan:
     """
     from clipdecoder.training.model import count_trained
 
-    taxonomy = load_taxonomy(request.taxonomy)
+    folder = Folder(request.store)
+    taxonomy = find_taxonomy(folder, request.taxonomy)
     novel = read_novel(request.novel, taxonomy)
     found = list_shards(request.shards)
     dataset = request.name or default_name(found.root)
-    check_dataset_root(dataset, found.root, read_runs(Folder(request.store)))
+    check_dataset_root(dataset, found.root, read_runs(folder))
     encoders = load_encoders(request.base, request.text, request.device)
     encoders.text.check_texts(taxonomy)
     # A backbone without patch tokens, or with too few blocks, is refused now and not after an hour.

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.errors import ConfigError, one_of
+from schemas.retraining import RetrainPolicy
 from schemas.training import Missing, TrainConfig
 
 SETTINGS_FILE = "clipdecoder.toml"
@@ -98,15 +99,52 @@ class TagRequest(TagOptions):
     store_tokens: bool = Field(default=False, description="keep patch tokens, so that no later run needs the images")
 
 
+class BackfillRequest(EncodeOptions):
+    """What `backfill` is asked to do: score what the shown model has not scored yet, on every tagged shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    model: str | None = Field(default=None, description="None: the promoted model")
+    shards_per_task: int = Field(default=16, ge=1, description="shards handed to one Prefect task")
+
+
+class ApplyRequest(EncodeOptions):
+    """What `taxonomy apply` is asked to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taxonomy: str = Field(description="path or URL of the taxonomy file")
+    store: str
+    policy: RetrainPolicy = RetrainPolicy()
+    shards_per_task: int = Field(default=16, ge=1, description="shards handed to one Prefect task")
+
+
+class RetrainRequest(EncodeOptions):
+    """What `retrain` is asked to do: decide on the taxonomy in force; train, judge and promote if it is worth it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    taxonomy: str | None = Field(default=None, description="name of a taxonomy in force; None: the only one")
+    policy: RetrainPolicy = RetrainPolicy()
+
+
 class Settings(TagOptions, BaseSettings):
     """Defaults of the command line: from `clipdecoder.toml` in the working directory and CLIPDECODER_* variables."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CLIPDECODER_", toml_file=SETTINGS_FILE, extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix="CLIPDECODER_",
+        env_nested_delimiter="__",
+        toml_file=SETTINGS_FILE,
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
     )
 
     store: str = "store"
     orchestrate: bool = Field(default=True, description="run flows through Prefect; false: call the functions directly")
+    retraining: RetrainPolicy = RetrainPolicy()
 
     @classmethod
     def settings_customise_sources(

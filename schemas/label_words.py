@@ -21,7 +21,7 @@ class LabelWords:
         self._known = _unambiguous(
             (word.casefold(), taxonomy.resolve(label.id))
             for label in taxonomy.scored_labels()
-            for word in (label.name, *label.synonyms)
+            for word in (label.name, *label.synonyms, *(label.query_names or ()))
         )
         self._known |= {label.id: taxonomy.resolve(label.id) for label in taxonomy.scored_labels()}
         assert set(self._known.values()) <= active

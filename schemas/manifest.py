@@ -71,6 +71,9 @@ class Promotion(Record):
     since: datetime
     reason: str
     previous: str | None = None
+    # Models that were promoted before, the oldest first; `rollback` takes the last of them.
+    history: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()  # gates that had failed and were overridden by hand
 
 
 class TaxonomyInForce(Record):

@@ -32,14 +32,28 @@ SCORES = pa.schema(
     ]
 )
 
-# Ground truth and review answers.
+# Answers about single labels of single samples, by people or by imported files. Keys may repeat between shards and
+# datasets: an answer that names neither is about every sample of its key.
 ANNOTATIONS = pa.schema(
     [
+        pa.field("dataset", pa.string()),  # null: any
+        pa.field("shard", pa.string()),  # null: any
         pa.field("key", pa.string(), nullable=False),
         pa.field("label_id", pa.string(), nullable=False),
-        pa.field("value", pa.int8(), nullable=False),  # 1 yes, 0 no
+        pa.field("value", pa.int8()),  # 1 yes, 0 no, null: somebody looked and could not tell
         pa.field("source", pa.string(), nullable=False),
         pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+# What the side files of a shard say, in their own words: which label a word means is for the taxonomy to say, and
+# that may change. An annotated sample that names no label has one row without a word.
+SIDE_LABELS = pa.schema(
+    [
+        pa.field("sample", pa.int32(), nullable=False),  # ordinal in the shard
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("word", pa.string()),
+        pa.field("value", pa.int8()),  # 1 there, 0 absent
     ]
 )
 

@@ -31,6 +31,9 @@ class Label(BaseModel):
     id: LabelId
     name: Text
     synonyms: tuple[Text, ...] = Field(default=(), strict=False)
+    # What the templates are filled with, where that is not name and synonyms: so that the name that people see can
+    # change without another query, and so without new scores.
+    query_names: tuple[Text, ...] | None = Field(default=None, min_length=1, strict=False)
     description: Text | None = None
     templates: tuple[Template, ...] | None = Field(default=None, min_length=1, strict=False)
     parent: LabelId | None = None
@@ -87,7 +90,11 @@ class Taxonomy(BaseModel):
     @property
     def digest(self) -> str:
         """Content hash over the canonical form: order of labels and layout of the file do not count."""
+        # Fields that are not set do not count: a version that knows one more gives old taxonomies their old digests.
         canonical = self.model_dump(mode="json")
+        for label in canonical["labels"]:
+            if label["query_names"] is None:
+                del label["query_names"]
         canonical["labels"].sort(key=lambda label: label["id"])
         return digest_of(canonical)
 
@@ -106,10 +113,10 @@ class Taxonomy(BaseModel):
     def texts_of(self, label: Label) -> tuple[str, ...]:
         """Return every text whose embeddings are averaged into the label's query.
 
-        Each template (the label's own, or the taxonomy's) is filled with the name and with each synonym; the
-        description stands by itself.
+        Each template (the label's own, or the taxonomy's) is filled with the name and with each synonym, or with the
+        `query_names` in their place; the description stands by itself.
         """
-        names = (label.name, *label.synonyms)
+        names = label.query_names or (label.name, *label.synonyms)
         templates = label.templates if label.templates is not None else self.templates
         filled = [template.replace("{}", name) for name in names for template in templates]
         return (*filled, label.description) if label.description else tuple(filled)

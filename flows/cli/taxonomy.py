@@ -28,7 +28,7 @@ def check(
 
     Example: clipdecoder taxonomy check taxonomy.yaml --model bundled:scenes
     """
-    from flows.plan import load_taxonomy
+    from storage.taxonomies import load_taxonomy
 
     taxonomy = load_taxonomy(file)
     if model is not None:

@@ -13,9 +13,9 @@ from clipdecoder.encoders.images import decode_image
 from clipdecoder.encoders.model import load_image_encoder
 from flows.features import FeatureRequest
 from flows.ground_truth import AnnotatedImages, Room, gather
-from flows.plan import load_taxonomy
 from schemas.errors import RequestError, RunError
 from storage.patterns import list_shards
+from storage.taxonomies import load_taxonomy
 from tests.flows.annotated import AnnotatedWorld, make_written_world, scenes
 from tests.flows.world import World, taxonomy_text
 from tests.nasty import TEXT_AS_JPEG, Member, build_tar, cut_tar, jpeg

@@ -14,13 +14,13 @@ import fsspec
 import pytest
 from safetensors.numpy import load_file
 
-from flows.plan import load_taxonomy
 from flows.train import TrainWatch, run_train
 from flows.train_plan import plan_train, read_novel, read_recipe
 from schemas.errors import ConfigError, ModelError, RequestError, RunError, ShardPatternError, StoreError, TaxonomyError
 from schemas.training import train_config
 from storage.files import Folder, iter_leftovers
 from storage.models import read_promotion
+from storage.taxonomies import load_taxonomy
 from tests.flows.annotated import (
     LABELS,
     NOVEL,

@@ -24,10 +24,11 @@ from safetensors.torch import save_file as save_tensors
 
 from clipdecoder.encoders.open_clip_models import BUNDLED
 from flows.cli.app import main
-from flows.plan import load_taxonomy, plan_tag
+from flows.plan import plan_tag
 from schemas.errors import RequestError, TaxonomyError
 from storage.audit import audit_run
 from storage.files import Folder
+from storage.taxonomies import load_taxonomy
 from tests.flows.annotated import LABELS, NOVEL, TEST_PICTURES, TRAIN_PICTURES, AnnotatedWorld, recipe
 from tests.flows.test_cli import clipdecoder
 from tests.flows.world import decoded
