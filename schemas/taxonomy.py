@@ -6,6 +6,7 @@ Seen and novel are not here: they are facts about a model. The same label can be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Annotated, Any
 
 import yaml
@@ -65,7 +66,7 @@ class VocabularyLabel(BaseModel):
     name: str
     texts: tuple[str, ...]
 
-    @property
+    @cached_property
     def query_digest(self) -> str:
         """Digest of the texts: a mean does not know their order, so neither does this."""
         return digest_of(sorted(self.texts))
@@ -141,10 +142,14 @@ class Taxonomy(BaseModel):
 
     def resolve(self, label_id: str) -> str:
         """Return the label that answers for `label_id` now: the end of its chain of merges, or itself."""
-        merged = {label.id: label.merged_into for label in self.labels if label.merged_into}
-        while label_id in merged:
-            label_id = merged[label_id]
+        while label_id in self.merges:
+            label_id = self.merges[label_id]
         return label_id
+
+    @cached_property
+    def merges(self) -> dict[str, str]:
+        """The label that each merged label was merged into, which may be merged itself."""
+        return {label.id: label.merged_into for label in self.labels if label.merged_into}
 
     def locate(self, label_id: str) -> str:
         """Return where a label stands, `file:line`, for error messages."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ from schemas.tables import SAMPLES, SCORES
 from storage.catalog import check_store, shown_model
 from storage.files import Folder, checksum, fingerprint_of, iter_leftovers, transport_errors
 from storage.findings import AuditReport, Finding, FindingCode, RunCounts
-from storage.inventory import iter_missing, read_sound_runs
+from storage.inventory import iter_missing, iter_unsound_ground_truth, read_sound_runs
 from storage.keys import count_shared_keys
 from storage.models import read_promotion
 from storage.patterns import list_shards
@@ -82,8 +82,9 @@ def audit_run(folder: Folder, run_id: str | None = None) -> AuditReport:
         chosen = _chosen(folder, runs, run_id)
         prefix = RUNS if run_id is None else run_path(run_id, "")
         counted: _Counted = {}
-        audited = [_audit(folder, run, counted) for run in chosen]
+        audited = [_audit(folder, run, counted, _tagged(runs, run)) for run in chosen]
         found = [*unreadable, *iter_missing(folder, chosen)] if runs or unreadable else [_no_run()]
+        found += iter_unsound_ground_truth(folder)
         for _, findings in audited:
             found += findings
         return AuditReport(runs=tuple(counts for counts, _ in audited), findings=(*found, *_leftovers(folder, prefix)))
@@ -112,7 +113,20 @@ def _promotion(folder: Folder) -> Promotion | None:
         return None
 
 
-def _audit(folder: Folder, run: StoredRun, counted: _Counted) -> tuple[RunCounts, list[Finding]]:
+def _tagged(runs: Sequence[StoredRun], run: StoredRun) -> set[str]:
+    """Return the shards that need no rows in the run: they have them, or another run of the dataset stands for it.
+
+    A partial run leaves shards out that have their labels from others, and others leave shards out that it did.
+    """
+    return {
+        report.shard
+        for other in runs
+        if other is run or (other.record.dataset == run.record.dataset and (run.record.partial or other.record.partial))
+        for report in other.reports
+    }
+
+
+def _audit(folder: Folder, run: StoredRun, counted: _Counted, tagged: Set[str]) -> tuple[RunCounts, list[Finding]]:
     with ThreadPoolExecutor(_READERS) as pool:
         audits = list(pool.map(lambda report: _audit_shard(folder, run.record, report, counted), run.reports))
     sound = [audit.report.parts["samples"] for audit in audits if audit.statuses is not None]
@@ -126,17 +140,20 @@ def _audit(folder: Folder, run: StoredRun, counted: _Counted) -> tuple[RunCounts
         scores=sum(audit.scores for audit in audits),
         shared_keys=count_shared_keys(folder, sound),
     )
-    return counts, [*_unfinished(run), *(finding for audit in audits for finding in audit.findings)]
+    return counts, [*_unfinished(run, tagged), *(finding for audit in audits for finding in audit.findings)]
 
 
 def _no_run() -> Finding:
     return Finding(code=FindingCode.NO_RUN, run_id=None, message="the store has no run; `clipdecoder tag` makes one")
 
 
-def _unfinished(run: StoredRun) -> Iterator[Finding]:
-    """Yield what the run has not done: its manifest, and shards that its patterns name today."""
+def _unfinished(run: StoredRun, tagged: Set[str]) -> Iterator[Finding]:
+    """Yield what the run has not done: its manifest, and shards that its patterns name today and nobody tagged."""
     run_id, again = run.record.run_id, "the same `clipdecoder tag` command"
-    if run.manifest is None:
+    if run.manifest is None and run.record.partial:
+        message = "the run did not end; `clipdecoder backfill` goes on with it"
+        yield Finding(code=FindingCode.INCOMPLETE, run_id=run_id, message=message)
+    elif run.manifest is None:
         message = f"the run did not end; {again} goes on with it"
         yield Finding(code=FindingCode.INCOMPLETE, run_id=run_id, message=message)
     try:
@@ -148,10 +165,9 @@ def _unfinished(run: StoredRun) -> Iterator[Finding]:
         message = f"the patterns lead to {found.root} from here, and to {run.record.root} when the run was made"
         yield Finding(code=FindingCode.UNLISTABLE, run_id=run_id, message=message)
         return
-    reported = {report.shard for report in run.reports}
     for ref in found.shards:
-        if ref.shard not in reported:
-            message = f"{ref.url} has no rows in this run; {again} makes them"
+        if ref.shard not in tagged:
+            message = f"{ref.url} has no rows{' in this run' * (not run.record.partial)}; {again} makes them"
             yield Finding(code=FindingCode.NO_REPORT, run_id=run_id, shard=ref.shard, message=message)
 
 

@@ -20,15 +20,28 @@ from pydantic import ValidationError
 
 from schemas.errors import StoreError
 from schemas.manifest import ModelRecord, Promotion
+from schemas.taxonomy import Taxonomy
 from storage.files import Folder, transport_errors
-from storage.labels import CurrentLabel, current_labels
+from storage.ground_truth_views import ground_truth_sql, ground_truth_tables
+from storage.labels import CurrentLabel, current_taxonomies, labels_of
 from storage.models import read_model, read_models, read_promotion
 from storage.runs import StoredRun, last_asked, read_runs
 from storage.sandbox import StoreFiles, connect, file_error, lock, unreadable
+from storage.taxonomies import read_taxonomy, taxonomies_in_force
 from storage.views import samples_sql, scores_sql, views_sql
 from storage.visibility import VisibleParts, all_parts, shown_labels, visible_samples, visible_scores
 
-STORE_FOLDERS = ("annotations", "features", "models", "runs", "taxonomies", "tokens", "training")
+STORE_FOLDERS = (
+    "annotations",
+    "features",
+    "models",
+    "retraining",
+    "runs",
+    "side_labels",
+    "taxonomies",
+    "tokens",
+    "training",
+)
 
 _TEXTS = pa.list_(pa.string())
 _TIME = pa.timestamp("us", tz="UTC")
@@ -57,10 +70,12 @@ class _Facts:
 
     runs: Sequence[StoredRun]
     models: dict[str, ModelRecord]
+    taxonomies: dict[str, list[Taxonomy]]  # by dataset
     labels: Sequence[CurrentLabel]
     model_id: str | None  # whose scores the views show
     promoted: str | None
     annotations: dict[str, int]  # path -> bytes
+    side_labels: dict[str, int]
     calibrations: dict[str, int]
 
     @property
@@ -157,13 +172,16 @@ def _read_facts(folder: Folder, model_id: str | None) -> _Facts:
     runs, models, promotion = read_runs(folder), read_models(folder), read_promotion(folder)
     if model_id is not None:
         model_id = read_model(folder, model_id).model_id
+    taxonomies = current_taxonomies(folder, runs)
     return _Facts(
         runs=runs,
         models=models,
-        labels=current_labels(folder, runs),
+        taxonomies=taxonomies,
+        labels=labels_of(taxonomies),
         model_id=model_id or shown_model(runs, promotion),
         promoted=promotion.model_id if promotion else None,
         annotations=_sizes(folder, "annotations", "annotations/*.parquet"),
+        side_labels=_sizes(folder, "side_labels", "side_labels/*/*.parquet"),
         calibrations=_sizes(folder, "models", "models/*/calibration.parquet"),
     )
 
@@ -174,10 +192,11 @@ def _sizes(folder: Folder, prefix: str, pattern: str) -> dict[str, int]:
 
 def _build(connection: duckdb.DuckDBPyConnection, folder: Folder, facts: _Facts) -> None:
     reported = {part.path: part.bytes for run in facts.runs for report in run.reports for part in report.parts.values()}
-    connection.register_filesystem(StoreFiles(folder, reported | facts.annotations | facts.calibrations))
+    listed = facts.annotations | facts.side_labels | facts.calibrations
+    connection.register_filesystem(StoreFiles(folder, reported | listed))
     scores = visible_scores(facts.runs, facts.model_id) if facts.model_id else []
     connection.execute("CREATE SCHEMA internal")
-    for name, table in _tables(facts, scores):
+    for name, table in (*_tables(facts, scores), *_words(folder, facts)):
         connection.register("read", table)
         connection.execute(f"CREATE TABLE internal.{name} AS SELECT * FROM read")
         connection.unregister("read")
@@ -195,16 +214,23 @@ def _tables(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str
     yield "models", pa.Table.from_pylist(rows, schema=_MODELS)
 
 
+def _words(folder: Folder, facts: _Facts) -> Iterable[tuple[str, pa.Table]]:
+    """Yield what is needed to know the words of side files; datasets that nothing scored go by what is in force."""
+    strange = {path.split("/")[1] for path in facts.side_labels} - facts.taxonomies.keys()
+    in_force = [read_taxonomy(folder, record.digest) for record in taxonomies_in_force(folder)] if strange else []
+    return ground_truth_tables(facts.side_labels, facts.taxonomies, in_force)
+
+
 def _views(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str, str]]:
     yield "samples", samples_sql(visible_samples(facts.runs))
     yield "internal.all_samples", samples_sql(all_parts(facts.runs, "samples"))
     yield "internal.scores", scores_sql(scores)
     yield "internal.all_scores", scores_sql(all_parts(facts.runs, "scores"))
+    yield from ground_truth_sql(annotations=list(facts.annotations), side_labels=list(facts.side_labels))
     yield from views_sql(
         model_id=facts.model_id,
         scorer=facts.scorer,
         combined=bool(_combined_targets(facts, scores)),
-        annotations=list(facts.annotations),
         calibrations={path.split("/")[1]: path for path in facts.calibrations},
     )
 

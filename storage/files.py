@@ -104,6 +104,17 @@ class Folder:
             return bytes(self.fs.cat_file(self.path(name)))
 
     @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file to be read in pieces.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: it cannot be read for another reason.
+        """
+        with self._store_errors("read", name), self.fs.open(self.path(name), "rb") as file:
+            yield file
+
+    @contextmanager
     def _store_errors(self, verb: str, name: str) -> Iterator[None]:
         """Turn what disks and networks raise into a StoreError that says what was tried; absence stays what it is."""
         try:
@@ -224,6 +235,21 @@ def iter_leftovers(folder: Folder, prefix: str) -> Iterator[str]:
             yield path[len(folder.root) :].lstrip("/")
 
 
+def read_file(url: str) -> bytes:
+    """Return the content of a file at any fsspec URL.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    try:
+        with fsspec.open(url, "rb") as file:
+            return bytes(file.read())
+    except (ValueError, ImportError) as error:  # a kind of URL that is unknown, or not installed
+        raise RequestError(f"{url}: cannot be read: {error}") from error
+    except transport_errors() as error:
+        raise RequestError(f"{url}: cannot be read: {error or type(error).__name__}") from error
+
+
 def read_text(url: str) -> str:
     """Return a text file at any fsspec URL, as UTF-8.
 
@@ -231,9 +257,6 @@ def read_text(url: str) -> str:
         RequestError: it cannot be read, or is not text.
     """
     try:
-        with fsspec.open(url, "rb") as file:
-            return bytes(file.read()).decode("utf-8")
-    except (ValueError, ImportError) as error:  # not UTF-8; a kind of URL that is unknown, or not installed
+        return read_file(url).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise RequestError(f"{url}: cannot be read: {error}") from error
-    except transport_errors() as error:
-        raise RequestError(f"{url}: cannot be read: {error or type(error).__name__}") from error

@@ -29,6 +29,7 @@ class FindingCode(StrEnum):
     SHARD_GONE = "shard_gone"  # warning: the rows are there, and can no longer be compared
     SHARD_CUT = "shard_cut"  # warning: what stood behind the cut of a truncated shard is not known
     UNLISTABLE = "unlistable"  # warning: it cannot be told whether there are new shards
+    GROUND_TRUTH = "ground_truth"  # answers, or what side files say, that cannot be read
     LEFTOVER = "leftover"  # warning: a temporary file of a process that was killed
 
 

@@ -1,16 +1,26 @@
-"""What a store must have so that its rows can be understood: run records, taxonomies, models. Part of the audit."""
+"""What a store must have so that its rows can be understood: run records, taxonomies, models, ground truth.
+
+Part of the audit.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from schemas.errors import ModelError, StoreError
 from schemas.manifest import ModelRecord, Promotion
+from schemas.tables import SIDE_LABELS
 from schemas.taxonomy import Taxonomy
-from storage.checkpoints import WEIGHTS, check_id, read_calibration, read_weights
+from storage.annotations import annotation_files, read_annotations
+from storage.checkpoints import check_id, read_calibration, read_weights
 from storage.files import Folder
 from storage.findings import Finding, FindingCode
-from storage.models import CURRENT, model_path
+from storage.models import CURRENT, WEIGHTS, model_path
 from storage.records import read_json
 from storage.runs import StoredRun, begun, list_runs, read_run
 from storage.taxonomies import digest_in_force, taxonomy_path
@@ -73,3 +83,24 @@ def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]
     for path in sorted(set(unread) - needed.keys()):
         if not folder.exists(path):
             yield Finding(code=FindingCode.RECORD, run_id=None, message=f"{path} is in force and not there; {again}")
+
+
+def iter_unsound_ground_truth(folder: Folder) -> Iterator[Finding]:
+    """Yield a finding for every file of answers, or of what side files say, that the views cannot read."""
+    for path in annotation_files(folder):
+        try:
+            read_annotations(folder, path)
+        except StoreError as error:
+            yield Finding(code=FindingCode.GROUND_TRUTH, run_id=None, message=str(error))
+    for path in folder.list("side_labels", ".parquet"):
+        try:
+            _check_side_labels(folder.read_bytes(path))
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            message = f"{path} cannot be read ({error}); remove it: it is read from its shard again when it is needed"
+            yield Finding(code=FindingCode.GROUND_TRUTH, run_id=None, message=message)
+
+
+def _check_side_labels(data: bytes) -> None:
+    table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    datetime.fromisoformat((table.schema.metadata or {})[b"changed_at"].decode())
+    table.select(SIDE_LABELS.names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.errors import StoreError
@@ -31,19 +31,33 @@ def current_labels(folder: Folder, runs: Sequence[StoredRun]) -> list[CurrentLab
     Raises:
         StoreError: a taxonomy that a run names is not in the store.
     """
-    taxonomies = {digest: _taxonomy(folder, digest) for digest in {run.record.taxonomy_digest for run in runs}}
+    return labels_of(current_taxonomies(folder, runs))
+
+
+def labels_of(current: Mapping[str, Sequence[Taxonomy]]) -> list[CurrentLabel]:
+    """Return the labels of every dataset, given its taxonomies as `current_taxonomies` does."""
     found: dict[tuple[str, str], CurrentLabel] = {}
-    decided: set[tuple[str, str]] = set()
-    for run in sorted(runs, key=last_asked, reverse=True):
-        name = taxonomies[run.record.taxonomy_digest].name
-        if (run.record.dataset, name) in decided:
-            continue
-        decided.add((run.record.dataset, name))
-        taxonomy = _in_force(folder, name) or taxonomies[run.record.taxonomy_digest]
-        for label in taxonomy.labels:
-            current = CurrentLabel(dataset=run.record.dataset, label=label, target=taxonomy.resolve(label.id))
-            found.setdefault((run.record.dataset, label.id), current)
+    for dataset, taxonomies in current.items():
+        for taxonomy in taxonomies:
+            for label in taxonomy.labels:
+                meaning = CurrentLabel(dataset=dataset, label=label, target=taxonomy.resolve(label.id))
+                found.setdefault((dataset, label.id), meaning)
     return list(found.values())
+
+
+def current_taxonomies(folder: Folder, runs: Sequence[StoredRun]) -> dict[str, list[Taxonomy]]:
+    """Return by dataset the version in force of each taxonomy that it was scored with, the one asked for last first.
+
+    Raises:
+        StoreError: a taxonomy that a run names is not in the store.
+    """
+    scored = {digest: _taxonomy(folder, digest) for digest in {run.record.taxonomy_digest for run in runs}}
+    found: dict[str, dict[str, Taxonomy]] = {}
+    for run in sorted(runs, key=last_asked, reverse=True):
+        taxonomy, known = scored[run.record.taxonomy_digest], found.setdefault(run.record.dataset, {})
+        if taxonomy.name not in known:
+            known[taxonomy.name] = _in_force(folder, taxonomy.name) or taxonomy
+    return {dataset: list(taxonomies.values()) for dataset, taxonomies in found.items()}
 
 
 def _in_force(folder: Folder, name: str) -> Taxonomy | None:

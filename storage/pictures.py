@@ -207,12 +207,17 @@ def _row(cells: dict[str, str], path_column: str, where: str) -> _Row:
     columns: dict[str, Any] = {}
     for name, cell in cells.items():
         if name.strip().lower() in LABEL_COLUMNS:
-            columns[name.strip().lower()] = [label.strip() for label in _LABEL_SEPARATOR.split(cell) if label.strip()]
+            columns[name.strip().lower()] = split_labels(cell)
         elif name.strip().lower() == "key":
             key = cell or None
         elif name != path_column:
             columns[name] = cell
     return _Row(path=posixpath.normpath(path), where=where, key=key, columns=columns or None)
+
+
+def split_labels(cell: str) -> list[str]:
+    """Return the labels that one cell of a CSV lists."""
+    return [label.strip() for label in _LABEL_SEPARATOR.split(cell) if label.strip()]
 
 
 def _is_image(path: str) -> bool:

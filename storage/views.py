@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from schemas.manifest import DEFAULT_THRESHOLD
-from schemas.tables import ANNOTATIONS, ANY_LABEL, CALIBRATION, SAMPLES, SCORES
+from schemas.tables import ANY_LABEL, CALIBRATION, SAMPLES, SCORES
 from storage.sandbox import PROTOCOL
 from storage.visibility import VisibleParts
 
@@ -90,7 +90,7 @@ def literal(value: str) -> str:
 def samples_sql(parts: Sequence[VisibleParts]) -> str:
     """Return the query of sample parts, each row with the run it comes from."""
     constants = [{"dataset": part.dataset, "run_id": part.run_id} for part in parts]
-    return _union(_columns(SAMPLES), parts, constants, ("dataset",), ("run_id",))
+    return _union(columns_of(SAMPLES), parts, constants, ("dataset",), ("run_id",))
 
 
 def scores_sql(parts: Sequence[VisibleParts]) -> str:
@@ -99,11 +99,11 @@ def scores_sql(parts: Sequence[VisibleParts]) -> str:
         {"dataset": part.dataset, "run_id": part.run_id, "model_id": part.model_id, "scorer": part.scorer}
         for part in parts
     ]
-    return _union(_columns(SCORES), parts, constants, ("dataset",), ("run_id", "model_id", "scorer"))
+    return _union(columns_of(SCORES), parts, constants, ("dataset",), ("run_id", "model_id", "scorer"))
 
 
 def views_sql(
-    *, model_id: str | None, scorer: str, combined: bool, annotations: Sequence[str], calibrations: dict[str, str]
+    *, model_id: str | None, scorer: str, combined: bool, calibrations: dict[str, str]
 ) -> Iterable[tuple[str, str]]:
     """Yield name and query of every view over the internal ones, in the order in which they build on each other.
 
@@ -111,14 +111,12 @@ def views_sql(
         model_id: the model whose thresholds hold.
         scorer: the one whose thresholds `labels` shows.
         combined: whether labels were merged of which scores are shown; only then do tags pay for grouping.
-        annotations: files of ground truth, relative to the store.
         calibrations: the calibration file of each model that has one.
     """
     default = repr(DEFAULT_THRESHOLD)
     yield "failures", "SELECT * FROM samples WHERE status <> 'ok'"
     yield "scores", _WITH_KEY.format(scores="internal.scores", samples="samples", owner="dataset")
     yield "all_scores", _WITH_KEY.format(scores="internal.all_scores", samples="internal.all_samples", owner="run_id")
-    yield "annotations", _select(_columns(ANNOTATIONS), annotations)
     yield "internal.calibration", _calibration_sql(calibrations)
     yield "thresholds", _THRESHOLDS.format(default=default, any_label=literal(ANY_LABEL))
     yield "internal.judged", _JUDGED.format(model_id=literal(model_id or ""))
@@ -130,19 +128,19 @@ def views_sql(
 
 
 def _calibration_sql(calibrations: dict[str, str]) -> str:
-    columns = _columns(CALIBRATION)
+    columns = columns_of(CALIBRATION)
     if not calibrations:
-        return _select({"model_id": "VARCHAR", **columns}, ())
+        return select_sql({"model_id": "VARCHAR", **columns}, ())
     return " UNION ALL ".join(
-        f"SELECT {literal(model_id)} AS model_id, * FROM ({_select(columns, (path,))})"
+        f"SELECT {literal(model_id)} AS model_id, * FROM ({select_sql(columns, (path,))})"
         for model_id, path in calibrations.items()
     )
 
 
-def _columns(schema: pa.Schema) -> dict[str, str]:
+def columns_of(schema: pa.Schema) -> dict[str, str]:
     """Return a stored schema's columns with their types in DuckDB; which image it is comes first in every view."""
     types = {field.name: _DUCKDB_TYPES[field.type] for field in schema}
-    return {name: types[name] for name in ("shard", "sample", "key") if name in types} | types
+    return {name: types[name] for name in ("dataset", "shard", "sample", "key") if name in types} | types
 
 
 def _union(
@@ -154,9 +152,9 @@ def _union(
 ) -> str:
     """Return one query over groups of files, with each group's constants before and after the stored columns."""
     if not parts:
-        return _select(dict.fromkeys(before, "VARCHAR") | columns | dict.fromkeys(after, "VARCHAR"), ())
+        return select_sql(dict.fromkeys(before, "VARCHAR") | columns | dict.fromkeys(after, "VARCHAR"), ())
     return " UNION ALL ".join(
-        _select(
+        select_sql(
             columns,
             part.paths,
             before=[f"{literal(values[name])} AS {name}" for name in before],
@@ -167,7 +165,12 @@ def _union(
     )
 
 
-def _select(
+def files_sql(paths: Iterable[str]) -> str:
+    """Return a list of files of the store, as table functions take it."""
+    return f"[{', '.join(literal(f'{PROTOCOL}://{path}') for path in paths)}]"
+
+
+def select_sql(
     columns: dict[str, str],
     paths: Sequence[str],
     *,
@@ -180,8 +183,7 @@ def _select(
         empty = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
         return f"SELECT {empty} WHERE false"
     stored = [f'"{name}"' for name in columns]  # one of them, `at`, is a word of SQL
-    files = ", ".join(literal(f"{PROTOCOL}://{path}") for path in paths)
     labels = ", ".join(literal(label_id) for label_id in sorted(hidden))
-    return f"SELECT {', '.join([*before, *stored, *after])} FROM read_parquet([{files}], hive_partitioning = false)" + (
-        f" WHERE label_id NOT IN ({labels})" if labels else ""
-    )
+    source = f"read_parquet({files_sql(paths)}, hive_partitioning = false)"
+    where = f" WHERE label_id NOT IN ({labels})" if labels else ""
+    return f"SELECT {', '.join([*before, *stored, *after])} FROM {source}{where}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.label_words import LabelWords
+from schemas.label_words import LabelWords, normal_word
 from schemas.taxonomy import Label, Taxonomy
 
 
@@ -35,6 +35,20 @@ def test_ids_names_and_synonyms_whatever_their_case() -> None:
 
 def test_merged_labels_are_found_as_those_that_answer_for_them() -> None:
     assert find(LabelWords(STREET), "puppy", "Pup") == ["dog", "dog"]
+
+
+def test_merged_labels_can_be_had_as_themselves() -> None:
+    words = LabelWords(STREET)
+    assert list(words.named(("puppy", "Pup", "hound", "gone"))) == ["puppy", "pup", "dog"]
+    assert words.unknown == {"gone": 1}
+    shared = LabelWords(
+        taxonomy(
+            Label(id="b", name="sofa", merged_into="c"),
+            Label(id="c", name="couch", synonyms=("Settee",)),
+            Label(id="a", name="Sofa", synonyms=("settee",), merged_into="c"),
+        )
+    )
+    assert list(shared.named(("sofa", "settee", "a"))) == ["a", "c", "a"]
 
 
 def test_words_without_a_label_are_counted_as_they_are_written() -> None:
@@ -78,3 +92,5 @@ def test_every_word_means_an_active_label_or_none(names: list[str], merges: list
     active = {label.id for label in labels if label.active}
     assert set(find(words, *names)) <= active
     assert find(words, *(label.id for label in labels)) == [label.merged_into or label.id for label in labels]
+    assert all(list(words.named((word,))) == [label_id] for word, label_id in words.meanings.items())
+    assert all(normal_word(word) == word for word in words.meanings)

@@ -16,10 +16,13 @@ from schemas.errors import StoreError
 from schemas.manifest import Fingerprint, Part, ShardReport
 from schemas.sample import SampleStatus, ShardStatus
 from schemas.tables import SCORES
+from storage.annotations import Annotation, write_annotations
 from storage.audit import audit_run
 from storage.files import Folder, checksum, fingerprint_of
 from storage.findings import AuditReport, FindingCode, RunCounts
+from storage.patterns import ShardRef
 from storage.runs import report_path
+from storage.side_labels import side_labels
 from tests.nasty import build_tar, cut_tar, jpeg
 from tests.stores import OK, Shard, make_model, make_run, make_taxonomy
 
@@ -337,3 +340,18 @@ def test_many_findings_of_a_kind_are_told_as_a_number(world: World) -> None:
         (world.shards / f"new-{number}.tar").write_bytes(build_tar([]))
     lines = audit_run(world.folder).lines()
     assert sum("no_report" in line for line in lines) == 11 and any("20 more of no_report" in line for line in lines)
+
+
+def test_ground_truth_that_the_views_cannot_read_is_found(world: World) -> None:
+    path = (
+        world.store / write_annotations(world.folder, [Annotation(key="a", label_id="ant", value=1, source="me")]).path
+    )
+    ref = ShardRef(shard="00", url=f"{world.shards}/00.tar", fingerprint=world.fingerprint("00"))
+    side_labels(world.folder, "street", ref)
+    assert world.codes() == set()
+    path.write_bytes(path.read_bytes()[:-9])
+    side = world.store / "side_labels/street/00.parquet"
+    pq.write_table(pq.read_table(side).replace_schema_metadata(), side)
+    findings = audit_run(world.folder).findings
+    assert [finding.code for finding in findings] == [FindingCode.GROUND_TRUTH] * 2
+    assert "import its answers again" in findings[0].message and "read from its shard again" in findings[1].message

@@ -20,8 +20,9 @@ from schemas.sample import SampleStatus
 from schemas.tables import ANNOTATIONS, ANY_LABEL
 from schemas.taxonomy import Label
 from storage.catalog import open_catalog
-from storage.checkpoints import CALIBRATION_FILE, calibration_bytes
+from storage.checkpoints import calibration_bytes
 from storage.files import Folder
+from storage.models import CALIBRATION_FILE
 from storage.query import run_query
 from tests.stores import NOON, OK, Shard, make_model, make_run, make_taxonomy
 
@@ -34,7 +35,8 @@ COLUMNS = {
     "runs": "run_id dataset model_id scorer taxonomy_digest labels shards samples failed floor top_k calibration "
     "complete created_at finished_at",
     "failures": "dataset shard sample key status error width height bytes sha256 run_id",
-    "annotations": "key label_id value source at",
+    "annotations": "dataset shard key label_id value source at",
+    "ground_truth": "dataset shard sample key label_id value source at",
     "thresholds": "model_id scorer label_id threshold source",
     "models": "model_id name kind architecture encoder_id text_encoder_id scorers calibration slope intercept "
     "seen_labels promoted",
