@@ -19,7 +19,7 @@ from flows.judging import JudgePlan, truth_of, unlearned_images
 from flows.lesson import MIN_IMAGES
 from flows.model_card import model_card
 from flows.versions import versions
-from schemas.checkpoint import CalibrationRow, Scorer, TrainingData
+from schemas.checkpoint import CalibrationRow, Scorer, TrainingData, TrainingSource
 from schemas.config import CalibrateRequest
 from schemas.errors import RequestError
 from schemas.evaluation import CalibrationCheck
@@ -94,7 +94,7 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
             raise RequestError(
                 f"{len(images)} annotated images are too few to calibrate on; at least {MIN_IMAGES} are needed"
             )
-        label_ids = _annotated_labels(plan, images)
+        label_ids = _judged_labels(plan, images)
         model = plan.model.as_checkpoint(images.embeddings_ND, images.tokens_NTC)
         fits = _fit(plan, model, images, label_ids, request.target_precision)
         record = _write(plan, model, images, fits)
@@ -112,10 +112,21 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
     )
 
 
-def _annotated_labels(plan: JudgePlan, images: AnnotatedImages) -> tuple[str, ...]:
-    """Return the active labels that at least one image has."""
-    there = {label_id for labels in images.labels for label_id in labels}
-    return tuple(label.id for label in plan.taxonomy.active_labels() if label.id in there)
+def _judged_labels(plan: JudgePlan, images: AnnotatedImages) -> tuple[str, ...]:
+    """Return the active labels that at least one image has, and at least one is known not to have.
+
+    Raises:
+        RequestError: there is none.
+    """
+    label_ids = [label.id for label in plan.taxonomy.active_labels()]
+    targets = images.targets(label_ids, plan.missing)
+    judged_K = (targets.positives_K() > 0) & (targets.negatives_K() > 0)
+    if not judged_K.any():
+        raise RequestError(
+            "no label has both an image that it is on and one that it is not on, so no score can be judged: annotate "
+            "more images, or other ones"
+        )
+    return tuple(label_id for label_id, judged in zip(label_ids, judged_K, strict=True) if judged)
 
 
 def _fit(
@@ -171,9 +182,7 @@ def _write(plan: JudgePlan, model: TrainedModel, images: AnnotatedImages, fits: 
     weights = replace(model.parts, learned_from=learned).to_bytes()
     rows = _rows(model, fits)
     data = TrainingData(
-        dataset=plan.dataset,
-        root=plan.found.root,
-        patterns=plan.found.patterns,
+        sources=(TrainingSource(dataset=plan.dataset, root=plan.found.root, patterns=plan.found.patterns),),
         digest=images.digest,
         shards=images.shards,
         images=len(images),

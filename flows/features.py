@@ -22,6 +22,8 @@ from storage.parts import (
     write_tokens,
 )
 from storage.patterns import ShardRef
+from storage.shards import check_bytes
+from storage.side_labels import keep_side_labels
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import ImageEncoder
@@ -40,6 +42,7 @@ class FeatureRequest:
     tokens: bool = False  # patch tokens too
     store_tokens: bool = False  # and kept, so that no later run needs the images for them
     retry_failed: bool = False
+    remembered: bool = False  # the shard is as the store remembers it: look whether it still is before it is read
 
     @property
     def wants_tokens(self) -> bool:
@@ -52,10 +55,12 @@ def shard_features(
 ) -> tuple[ShardFeatures, int]:
     """Return a shard's features and how many images were decoded for them: none, if the store has them already.
 
-    Features that are made are stored at once, so that the next vocabulary needs no image.
+    Features that are made are stored at once, so that the next vocabulary needs no image; and so is what the side files
+    say, so that no training reads the shard again for it.
 
     Raises:
-        ShardError: the shard has no rows: it is missing, not a tar, or cannot be read.
+        ShardError: the shard has no rows: it is missing, not a tar, or cannot be read; or it is not what the store
+            remembers any more.
         StoreError: the store cannot be written.
     """
     stored = stored_features(wanted, ref, clock)
@@ -63,8 +68,12 @@ def shard_features(
     if stored is not None and complete and not (wanted.retry_failed and _has_failures(stored)):
         return stored, 0
     known = _good_samples(stored) if stored is not None and complete else {}
+    if wanted.remembered:
+        check_bytes(ref.url, require_fingerprint(ref))
     reading = ShardReading(ref=ref, wanted=wanted, clock=clock, known=known)
     made = reading.embed(encoder, require_fingerprint(ref))
+    with clock.stage("write"):
+        keep_side_labels(Folder(wanted.store), wanted.dataset, ref, reading.said)
     return _keep(wanted, ref, stored, made, clock), reading.decoded
 
 

@@ -1,36 +1,41 @@
-"""Annotated images as arrays: features from the store (or made now), labels from the shards' side files.
+"""Annotated images as arrays: features from the store (or made now), labels from side files and answers.
 
 Shapes: N annotated samples, D embedding width, T patch tokens, C token width.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
 from flows.features import FeatureRequest, shard_features
+from flows.sample_truth import SampleTruth, TruthFinder
+from flows.scratch import Pile, Room
 from schemas.digests import digest_of
 from schemas.errors import RequestError, RunError, ShardError
-from schemas.label_words import LabelWords
 from schemas.sample import MemberCounts, SampleRow, SampleStatus
 from schemas.taxonomy import Taxonomy
-from storage.ground_truth import SampleLabels, ShardLabels, read_labels
+from schemas.training import Missing
+from storage.annotations import Answers
+from storage.files import Folder
+from storage.ground_truth import ShardLabels
 from storage.parts import ShardFeatures
 from storage.patterns import ShardRef
 from storage.shards import iter_samples
+from storage.side_labels import side_labels
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import ImageEncoder
+    from clipdecoder.training.targets import Targets
 
 MAX_UNKNOWN = 20  # words named in a report
 _EXAMPLE = '{"labels": ["dog", "red car"]}'
@@ -39,12 +44,24 @@ Watch = Callable[[str, int, int], None]  # what is done, how much of it, of how 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Shards of one dataset, and which features of them are wanted."""
+
+    wanted: FeatureRequest
+    shards: tuple[ShardRef, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnnotatedImages:
-    """Images with what annotators said about them. All sequences have one entry per image."""
+    """Images with what people said about them. All sequences have one entry per image."""
 
     rows: Sequence[SampleRow]
+    datasets: Sequence[str]
     labels: Sequence[tuple[str, ...]]  # ids of labels that are there
     absent: Sequence[tuple[str, ...]]  # ids of labels that are not, where somebody said so
+    unsure: Sequence[tuple[str, ...]]  # ids of labels that somebody looked for and could not tell
+    described: Sequence[bool]  # by a side file; else all that is known are single answers
+    asked: Mapping[str, frozenset[str]]  # by dataset: the labels that its side files name, of any image
     embeddings_ND: NDArray[np.float16]
     tokens_NTC: NDArray[np.float16] | None
     pixels_NHWC: NDArray[np.uint8] | None  # at the model's size, where the backbone is to be trained
@@ -60,8 +77,14 @@ class AnnotatedImages:
     @property
     def digest(self) -> str:
         """Content hash of images and labels: the state of the ground truth."""
-        facts = zip(self.rows, self.labels, self.absent, strict=True)
-        return digest_of(sorted([row.key, row.sha256, sorted(there), sorted(absent)] for row, there, absent in facts))
+        silence = {dataset: digest_of(sorted(labels)) for dataset, labels in self.asked.items()}
+        facts = [
+            [row.key, row.sha256, sorted(there), sorted(absent), sorted(unsure), silence[dataset] if described else ""]
+            for row, dataset, there, absent, unsure, described in zip(
+                self.rows, self.datasets, self.labels, self.absent, self.unsure, self.described, strict=True
+            )
+        ]
+        return digest_of(sorted(facts))
 
     @property
     def fingerprints(self) -> NDArray[np.uint64]:
@@ -73,8 +96,11 @@ class AnnotatedImages:
         return replace(
             self,
             rows=[self.rows[row] for row in rows],
+            datasets=[self.datasets[row] for row in rows],
             labels=[self.labels[row] for row in rows],
             absent=[self.absent[row] for row in rows],
+            unsure=[self.unsure[row] for row in rows],
+            described=[self.described[row] for row in rows],
             embeddings_ND=self.embeddings_ND[rows],
             tokens_NTC=self.tokens_NTC if self.tokens_NTC is None or len(rows) == len(self) else self.tokens_NTC[rows],
         )
@@ -83,160 +109,194 @@ class AnnotatedImages:
         """Return the most frequent words that mean no label."""
         return dict(self.unknown.most_common(MAX_UNKNOWN))
 
+    def targets(self, label_ids: Sequence[str], missing: Missing) -> Targets:
+        """Return the ground truth of these labels.
+
+        With `missing="negative"` an image that a side file describes has not the labels that it leaves out, of those
+        that the side files of its dataset know of. Nothing follows from what an image with answers alone was not asked.
+        """
+        from clipdecoder.training.targets import Silence, Targets
+
+        column = {label_id: number for number, label_id in enumerate(label_ids)}
+        group = {dataset: number for number, dataset in enumerate(self.asked)} if missing == "negative" else {}
+        described = zip(self.datasets, self.described, strict=True)
+        asked_GK = np.array(
+            [[label_id in labels for label_id in label_ids] for labels in self.asked.values()], np.bool_
+        )
+
+        def columns(lists: Sequence[tuple[str, ...]]) -> list[list[int]]:
+            return [[column[label_id] for label_id in labels if label_id in column] for labels in lists]
+
+        return Targets.of(
+            columns(self.labels),
+            columns(self.absent),
+            unsure=columns(self.unsure),
+            num_labels=len(label_ids),
+            silence=Silence(
+                group_N=np.array([group.get(dataset, -1) if told else -1 for dataset, told in described], np.int64),
+                asked_GK=asked_GK.reshape(len(self.asked), len(label_ids)),
+            ),
+        )
+
 
 @dataclass(kw_only=True)
 class _Gathering:
     """What has been gathered so far."""
 
-    words: LabelWords
+    finder: TruthFinder
+    only: Callable[[SampleRow], bool]
+    tokens: Pile | None
+    pixels: Pile | None
     rows: list[SampleRow] = field(default_factory=list)
-    labels: list[tuple[str, ...]] = field(default_factory=list)
-    absent: list[tuple[str, ...]] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    truths: list[SampleTruth] = field(default_factory=list)
     embeddings: list[NDArray[np.float16]] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
+    num_failed: int = 0
 
-    def add(self, row: SampleRow, said: SampleLabels, embedding: NDArray[np.float16]) -> None:
-        """Add one annotated image."""
-        self.rows.append(row)
-        self.labels.append(tuple(dict.fromkeys(self.words.find(said.labels))))
-        self.absent.append(tuple(dict.fromkeys(self.words.find(said.absent))))
-        self.embeddings.append(embedding)
+    def add_shard(self, dataset: str, shard: str, said: ShardLabels, features: ShardFeatures) -> list[SampleRow]:
+        """Add the annotated images of a shard, and return their rows."""
+        answered = self.finder.answers.keys(dataset, shard)
+        rows: list[SampleRow] = []
+        places: list[int] = []
+        place = -1
+        for row in features.rows:
+            place += row.status is SampleStatus.OK
+            # The first sample of a key has its answers.
+            if row.status is SampleStatus.DUPLICATE_KEY or not (row.sample in said.samples or row.key in answered):
+                continue
+            truth = self.finder.of(dataset, shard, row.sample, row.key, said)
+            if truth.annotated and row.status is not SampleStatus.OK:
+                self.num_failed += 1
+            elif truth.annotated and self.only(row):
+                rows.append(row)
+                places.append(place)
+                self.truths.append(truth)
+        self.rows += rows
+        self.datasets += [dataset] * len(rows)
+        self.embeddings.append(features.embeddings_ND[places])
+        if self.tokens is not None and features.tokens_NTC is not None:
+            self.tokens.add(features.tokens_NTC[places])
+        return rows
 
 
 @contextmanager
 def gather(
-    refs: Sequence[ShardRef],
-    wanted: FeatureRequest,
+    sources: Sequence[Source],
     encoder: ImageEncoder,
     taxonomy: Taxonomy,
+    answers: Answers,
     watch: Watch = lambda stage, done, total: None,
     *,
     pixels: bool = False,
+    only: Callable[[SampleRow], bool] = lambda row: True,
 ) -> Iterator[AnnotatedImages]:
-    """Yield the annotated images of some shards. Tokens lie in a temporary file, which is gone afterwards.
+    """Yield the annotated images of some shards, all or `only` some. Tokens lie in a temporary file, gone afterwards.
 
-    Images that cannot be decoded are left out: the store's `samples` say why.
+    An image is annotated if its side file speaks of labels, or if an answer says yes or no. Images that cannot be
+    decoded are left out: the store's `samples` say why.
 
     Raises:
         RequestError: no sample is annotated with a label of the taxonomy.
-        RunError: a shard cannot be read.
+        RunError: a shard cannot be read, or the disk has no room.
     """
-    said = {ref.shard: _labels_of(ref) for ref in refs}
-    num_annotated = sum(len(labels.samples) for labels in said.values())
+    shards = [(source.wanted, ref) for source in sources for ref in source.shards]
+    said = [_labels_of(wanted, ref) for wanted, ref in shards]
+    tokens = any(wanted.wants_tokens for wanted, _ in shards)
+    expected = sum(len(labels.samples) for labels in said)
     with tempfile.TemporaryDirectory(prefix="clipdecoder-") as scratch:
-        room = Room(Path(scratch), num_annotated)
-        tokens_NTC = room.array("tokens", np.float16, encoder.token_shape) if wanted.wants_tokens else None
-        pixels_NHWC = room.array("pixels", np.uint8, (*encoder.transform.size, 3)) if pixels else None
-        gathering = _Gathering(words=LabelWords(taxonomy))
-        for done, ref in enumerate(refs):
-            watch("features", done, len(refs))
-            first = len(gathering.rows)
-            _add_shard(gathering, ref, said[ref.shard], _features(wanted, ref, encoder), tokens_NTC)
-            if pixels_NHWC is not None:
-                _add_pixels(gathering, ref, first, encoder, pixels_NHWC, wanted.max_pixels)
-        watch("features", len(refs), len(refs))
-        _check(gathering, refs, taxonomy)
-        embeddings_ND = np.stack(gathering.embeddings)
-        yield AnnotatedImages(
-            rows=gathering.rows,
-            labels=gathering.labels,
-            absent=gathering.absent,
-            embeddings_ND=embeddings_ND,
-            tokens_NTC=tokens_NTC[: len(embeddings_ND)] if tokens_NTC is not None else None,
-            pixels_NHWC=pixels_NHWC[: len(embeddings_ND)] if pixels_NHWC is not None else None,
-            scratch=Path(scratch),
-            unknown=gathering.words.unknown,
-            damaged=gathering.damaged,
-            num_failed=num_annotated - len(gathering.rows),
-            shards=len(refs),
+        room = Room(Path(scratch))
+        gathering = _Gathering(
+            finder=TruthFinder(taxonomy=taxonomy, answers=answers),
+            only=only,
+            tokens=room.pile("tokens", np.float16, encoder.token_shape, expected) if tokens else None,
+            pixels=room.pile("pixels", np.uint8, (*encoder.transform.size, 3), expected) if pixels else None,
         )
+        for done, ((wanted, ref), labels) in enumerate(zip(shards, said, strict=True)):
+            watch("features", done, len(shards))
+            _add_shard(gathering, wanted, ref, labels, encoder)
+        watch("features", len(shards), len(shards))
+        _check(gathering, len(shards), taxonomy)
+        yield _images(gathering, Path(scratch), len(shards))
 
 
-def _labels_of(ref: ShardRef) -> ShardLabels:
+def _images(gathering: _Gathering, scratch: Path, num_shards: int) -> AnnotatedImages:
+    truths, finder = gathering.truths, gathering.finder
+    return AnnotatedImages(
+        rows=gathering.rows,
+        datasets=gathering.datasets,
+        labels=[truth.there for truth in truths],
+        absent=[truth.absent for truth in truths],
+        unsure=[truth.unsure for truth in truths],
+        described=[truth.described for truth in truths],
+        asked={dataset: frozenset(labels) for dataset, labels in sorted(finder.asked.items())},
+        embeddings_ND=np.concatenate(gathering.embeddings),
+        tokens_NTC=gathering.tokens.whole() if gathering.tokens is not None else None,
+        pixels_NHWC=gathering.pixels.whole() if gathering.pixels is not None else None,
+        scratch=scratch,
+        unknown=finder.words.unknown,
+        damaged=gathering.damaged,
+        num_failed=gathering.num_failed,
+        shards=num_shards,
+    )
+
+
+def _labels_of(wanted: FeatureRequest, ref: ShardRef) -> ShardLabels:
     try:
-        return read_labels(ref.url)
+        return side_labels(Folder(wanted.store), wanted.dataset, ref)
     except ShardError as error:
-        raise RunError(f"{error}; mend or leave out the shard, and run the same command again") from error
+        raise _unreadable(error) from error
 
 
-def _features(wanted: FeatureRequest, ref: ShardRef, encoder: ImageEncoder) -> ShardFeatures:
-    try:
-        return shard_features(wanted, ref, encoder, StageClock())[0]
-    except ShardError as error:
-        raise RunError(f"{error}; mend or leave out the shard, and run the same command again") from error
-
-
-@dataclass(frozen=True)
-class Room:
-    """Arrays on the disk, one row per sample: 100 KB each is more than memory at 100,000 of them."""
-
-    folder: Path
-    num_samples: int
-
-    def array(self, name: str, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return an array of zeros.
-
-        Raises:
-            RunError: the disk has no room for it.
-        """
-        full = max(1, self.num_samples), *shape
-        needed = int(np.prod(full)) * np.dtype(dtype).itemsize
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise RunError(
-                f"{needed / 1e9:.1f} GB are needed for the {name} of {self.num_samples} images, and "
-                f"{self.folder.parent} has {free / 1e9:.1f} GB; set TMPDIR to a larger disk"
-            )
-        return np.memmap(self.folder / name, dtype, "w+", shape=full)
-
-
-def _add_pixels(
-    gathering: _Gathering, ref: ShardRef, first: int, encoder: ImageEncoder, pixels_NHWC: NDArray[Any], max_pixels: int
-) -> None:
-    """Decode the pictures of a shard that were just added, once more: training reads them many times."""
-    from clipdecoder.encoders.images import decode_image
-
-    place = {row.sample: first + number for number, row in enumerate(gathering.rows[first:])}
-    for sample in iter_samples(ref.url, MemberCounts()):
-        if sample.sample in place:
-            picture = decode_image(sample.data, max_pixels=max_pixels)
-            pixels_NHWC[place[sample.sample]] = encoder.transform.to_pixels(picture, max_pixels=max_pixels)
+def _unreadable(error: ShardError) -> RunError:
+    return RunError(f"{error}; mend or leave out the shard, and run the same command again")
 
 
 def _add_shard(
-    gathering: _Gathering,
-    ref: ShardRef,
-    said: ShardLabels,
-    features: ShardFeatures,
-    tokens_NTC: NDArray[np.float16] | None,
+    gathering: _Gathering, wanted: FeatureRequest, ref: ShardRef, said: ShardLabels, encoder: ImageEncoder
 ) -> None:
     gathering.damaged |= said.damaged
-    good = (row for row in features.rows if row.status is SampleStatus.OK)
-    for position, row in enumerate(good):
-        labels = said.samples.get(row.sample)
-        if labels is None:
-            continue
-        if tokens_NTC is not None and features.tokens_NTC is not None:
-            tokens_NTC[len(gathering.rows)] = features.tokens_NTC[position]
-        gathering.add(row, labels, features.embeddings_ND[position])
+    if not said.samples and not gathering.finder.answers.keys(wanted.dataset, ref.shard):
+        return
+    try:
+        features = shard_features(wanted, ref, encoder, StageClock())[0]
+    except ShardError as error:
+        raise _unreadable(error) from error
+    rows = gathering.add_shard(wanted.dataset, ref.shard, said, features)
+    if gathering.pixels is not None and rows:
+        _add_pixels(gathering.pixels, ref, rows, encoder, wanted.max_pixels)
 
 
-def _check(gathering: _Gathering, refs: Sequence[ShardRef], taxonomy: Taxonomy) -> None:
+def _add_pixels(pile: Pile, ref: ShardRef, rows: Sequence[SampleRow], encoder: ImageEncoder, max_pixels: int) -> None:
+    """Decode the pictures of a shard that were just added, once more: training reads them many times."""
+    from clipdecoder.encoders.images import decode_image
+
+    added = {row.sample for row in rows}
+    for sample in iter_samples(ref.url, MemberCounts()):
+        if sample.sample in added:
+            picture = decode_image(sample.data, max_pixels=max_pixels)
+            pile.add(encoder.transform.to_pixels(picture, max_pixels=max_pixels)[None])
+
+
+def _check(gathering: _Gathering, num_shards: int, taxonomy: Taxonomy) -> None:
     """Refuse ground truth from which nothing can be learned, saying what was found instead."""
     if not gathering.rows:
         hint = f" ({len(gathering.damaged)} side files cannot be used)" if gathering.damaged else ""
         raise RequestError(
-            f"no sample of these {len(refs)} shards is annotated{hint}: a sample's labels stand in its .json side "
-            f"file, as {_EXAMPLE}; `clipdecoder pack` makes such shards from a CSV with columns path and labels"
+            f"no sample of these {num_shards} shards is annotated{hint}: a sample's labels stand in its .json side "
+            f"file, as {_EXAMPLE}; `clipdecoder pack` makes such shards from a CSV with columns path and labels. "
+            "Without touching the shards, `clipdecoder annotations import FILE` takes answers from elsewhere, and "
+            "`clipdecoder review export` asks people"
         )
-    if any(gathering.absent) and not any(gathering.labels):
+    if any(truth.there for truth in gathering.truths):
+        return
+    if any(truth.absent for truth in gathering.truths):
         raise RequestError(
-            "the side files only say which labels are absent; none is there, so there is nothing to learn"
+            "the annotations only say which labels are absent; none is there, so there is nothing to learn"
         )
-    if not any(gathering.labels):
-        words = ", ".join(repr(word) for word, _ in gathering.words.unknown.most_common(5))
-        known = ", ".join(label.id for label in taxonomy.active_labels()[:5])
-        raise RequestError(
-            f"no annotation names a label of taxonomy {taxonomy.name!r}: the side files say {words or 'nothing'}, "
-            f"the taxonomy knows {known}, ..."
-        )
+    words = ", ".join(repr(word) for word, _ in gathering.finder.words.unknown.most_common(5))
+    known = ", ".join(label.id for label in taxonomy.active_labels()[:5])
+    raise RequestError(
+        f"no annotation names a label of taxonomy {taxonomy.name!r}: the side files say {words or 'nothing'}, "
+        f"the taxonomy knows {known}, ..."
+    )

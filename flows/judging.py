@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.features import FeatureRequest
-from flows.ground_truth import AnnotatedImages, Watch, gather
+from flows.ground_truth import AnnotatedImages, Source, Watch, gather
 from flows.lesson import no_negatives
 from flows.models import load_model
 from flows.plan import check_dataset_root, default_name
@@ -23,6 +23,7 @@ from schemas.config import JudgeOptions
 from schemas.errors import RequestError
 from schemas.taxonomy import Taxonomy
 from schemas.training import Missing
+from storage.annotations import read_answers
 from storage.files import Folder
 from storage.patterns import ShardList, list_shards
 from storage.runs import read_runs
@@ -84,29 +85,23 @@ def unlearned_images(plan: JudgePlan, watch: Watch, *, tokens: bool) -> Iterator
         max_pixels=plan.request.max_pixels,
         tokens=tokens,
     )
-    with gather(plan.found.shards, wanted, plan.model.encoders.image, plan.taxonomy, watch) as images:
+    sources = (Source(wanted=wanted, shards=plan.found.shards),)
+    answers = read_answers(Folder(plan.request.store))
+    with gather(sources, plan.model.encoders.image, plan.taxonomy, answers, watch) as images:
         rows = np.flatnonzero(~np.isin(images.fingerprints, plan.model.learned_from))
         if not len(rows):
             raise RequestError(
                 f"the model learned from every one of the {len(images)} annotated images in these shards, so they say "
                 "nothing about new ones; name other shards"
             )
-        if plan.missing == "unknown" and not any(images.absent):
+        if not any(images.absent) and (plan.missing == "unknown" or not any(images.described)):
             raise RequestError(no_negatives("--missing, or the recipe of the model"))
         yield images.subset(rows), len(images) - len(rows)
 
 
 def truth_of(plan: JudgePlan, images: AnnotatedImages, label_ids: Sequence[str]) -> NDArray[np.int8]:
     """Return targets_NK of these labels: 1, 0, or -1 where nobody said."""
-    from clipdecoder.training.targets import Targets
-
-    column = {label_id: number for number, label_id in enumerate(label_ids)}
-    return Targets.of(
-        [[column[label_id] for label_id in labels if label_id in column] for labels in images.labels],
-        [[column[label_id] for label_id in labels if label_id in column] for labels in images.absent],
-        num_labels=len(label_ids),
-        missing=plan.missing,
-    ).dense()
+    return images.targets(label_ids, plan.missing).dense()
 
 
 def scorer_for(plan: JudgePlan, label_ids: Sequence[str], scorer: Scorer) -> VocabularyScorer:

@@ -71,6 +71,8 @@ def _facts(record: ModelRecord, checkpoint: CheckpointRecord) -> Iterator[str]:
     if checkpoint.data is not None:
         yield f"| trained on | {checkpoint.data.train_images} images{_source(checkpoint.data)} |"
         yield f"| chosen and calibrated on | {checkpoint.data.validation_images} others of them |"
+        if checkpoint.data.held_out_images:
+            yield f"| held out, to compare models on | {checkpoint.data.held_out_images} others |"
     if checkpoint.calibration_data is not None:
         data = checkpoint.calibration_data
         yield f"| calibrated anew on | {data.validation_images} images{_source(data)} |"
@@ -78,7 +80,8 @@ def _facts(record: ModelRecord, checkpoint: CheckpointRecord) -> Iterator[str]:
 
 
 def _source(data: TrainingData) -> str:
-    return f" of dataset {data.dataset!r} ({data.root}), {data.positives} positives"
+    sources = ", ".join(f"{source.dataset!r} ({source.root})" for source in data.sources)
+    return f" of dataset{'s' if len(data.sources) > 1 else ''} {sources}, {data.positives} positives"
 
 
 def _branches(branches: Sequence[BranchPrecision]) -> Iterator[str]:

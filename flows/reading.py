@@ -18,6 +18,7 @@ from clipdecoder.clock import StageClock
 from schemas.errors import ShardError
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import MemberCounts, Sample, SampleRow, SampleStatus, ShardStatus
+from storage.ground_truth import ShardLabels, changed_at
 from storage.parts import ShardFeatures
 from storage.patterns import ShardRef
 from storage.shards import iter_samples
@@ -50,6 +51,7 @@ class ShardReading:
     known: dict[int, KnownSample] = field(default_factory=dict)
     counts: MemberCounts = field(default_factory=MemberCounts)
     samples: list[tuple[Sample, str | None]] = field(default_factory=list)  # without their bytes; with their sha256
+    said: ShardLabels = field(init=False)  # by the side files, which are in hand here
     end: ShardError | None = None
     decoded: int = 0
 
@@ -61,6 +63,7 @@ class ShardReading:
         """
         from clipdecoder.encoders.predict import embed_images
 
+        self.said = ShardLabels(changed_at=changed_at(self.ref.url))
         embedded = embed_images(
             self._images(),
             encoder,
@@ -101,6 +104,7 @@ class ShardReading:
                 if sample is None:
                     return
                 digest = hashlib.sha256(sample.data).hexdigest() if sample.data else None
+            self.said.add(sample)
             self.samples.append((_without_bytes(sample), digest))
             if sample.status is SampleStatus.OK and sample.sample not in self.known:
                 yield sample.data

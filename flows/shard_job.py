@@ -13,7 +13,7 @@ from flows.plan import TagPlan
 from schemas.manifest import ShardReport
 from schemas.sample import ShardStatus
 from storage.files import Folder
-from storage.parts import ScoreColumns, ShardFeatures, write_samples, write_scores
+from storage.parts import ScoreColumns, ShardFeatures, has_tokens, tokens_path, write_samples, write_scores
 from storage.patterns import ShardRef
 from storage.runs import finished_report, part_path, remove_report, write_report
 
@@ -40,7 +40,7 @@ def tag_shard(plan: TagPlan, ref: ShardRef, scorer: Scorer) -> ShardReport:
     """
     folder = Folder(plan.request.store)
     done = finished_report(folder, plan.record.run_id, ref)
-    if done is not None and not (plan.request.retry_failed and needs_retry(done)):
+    if done is not None and not needs_visit(plan, done):
         return done
     started, clock = datetime.now(UTC), StageClock()
     wanted = plan.features(tokens=scorer.vocabulary.needs_tokens)
@@ -74,9 +74,15 @@ def tag_shard(plan: TagPlan, ref: ShardRef, scorer: Scorer) -> ShardReport:
     return report
 
 
-def needs_retry(report: ShardReport) -> bool:
-    """Whether `--retry-failed` visits this shard again."""
-    return report.num_failed > 0 or report.status is not ShardStatus.OK
+def needs_visit(plan: TagPlan, report: ShardReport) -> bool:
+    """Whether a shard that is done is visited again: to retry what failed, or for patch tokens that are to be kept."""
+    if plan.request.retry_failed and (report.num_failed > 0 or report.status is not ShardStatus.OK):
+        return True
+    if not plan.request.store_tokens:
+        return False
+    record, folder = plan.record, Folder(plan.request.store)
+    path = tokens_path(record.encoder_id, record.dataset, report.shard)
+    return not has_tokens(folder, path, report.fingerprint, record.max_pixels)
 
 
 def score_features(plan: TagPlan, features: ShardFeatures, scorer: Scorer, clock: StageClock) -> KeptScores:

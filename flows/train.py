@@ -17,6 +17,7 @@ from schemas.checkpoint import CheckpointRecord
 from schemas.errors import RunError, StoreError
 from schemas.manifest import ModelRecord
 from schemas.training_report import TrainingReport
+from storage.annotations import read_answers
 from storage.checkpoints import METRICS, with_id, write_checkpoint
 from storage.files import Folder, checksum
 from storage.models import promote, read_models, read_promotion
@@ -41,6 +42,8 @@ class TrainWatch:
 def run_train(plan: TrainPlan, watch: TrainWatch | None = None) -> TrainSummary | None:
     """Train, and write the checkpoint. A killed training goes on after its last whole epoch when it is asked again.
 
+    Side files of the shards and answers of the store count alike.
+
     In a group of processes (`torchrun`) each comes here: the main one makes the features first and writes the model,
     and the others return nothing.
 
@@ -54,9 +57,8 @@ def run_train(plan: TrainPlan, watch: TrainWatch | None = None) -> TrainSummary 
     if not is_main():
         barrier()
     pixels = plan.request.recipe.finetune != "none"
-    with gather(
-        plan.found.shards, plan.features, plan.encoders.image, plan.taxonomy, watch.on_progress, pixels=pixels
-    ) as images:
+    answers = read_answers(Folder(plan.request.store))
+    with gather(plan.sources, plan.encoders.image, plan.taxonomy, answers, watch.on_progress, pixels=pixels) as images:
         if is_main():
             barrier()
         lesson = prepare_lesson(plan, images)
@@ -100,7 +102,6 @@ def _fit(plan: TrainPlan, lesson: Lesson, watch: TrainWatch) -> Fitted:
     from clipdecoder.training.fitting import fit
     from clipdecoder.training.inputs import FrozenInputs, PixelInputs
     from clipdecoder.training.stage import FitData
-    from clipdecoder.training.targets import Targets
 
     images, encoders = lesson.images, plan.encoders
     inputs: FrozenInputs | PixelInputs
@@ -111,12 +112,7 @@ def _fit(plan: TrainPlan, lesson: Lesson, watch: TrainWatch) -> Fitted:
         inputs = FrozenInputs(embeddings_ND=images.embeddings_ND, tokens_NTC=images.tokens_NTC)
     data = FitData(
         inputs=inputs,
-        targets=Targets.of(
-            lesson.positives,
-            lesson.absent,
-            num_labels=len(lesson.vocabulary),
-            missing=plan.request.recipe.missing,
-        ),
+        targets=lesson.targets,
         queries_KQ=encoders.text.encode_vocabulary(lesson.vocabulary),
         label_ids=[label.label_id for label in lesson.vocabulary],
         fingerprints_N=images.fingerprints,

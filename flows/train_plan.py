@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flows.features import FeatureRequest
+from flows.ground_truth import Source
 from flows.models import load_encoders
 from flows.plan import check_dataset_root, default_name
 from schemas.config import EncodeOptions, TrainRequest
@@ -23,25 +25,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Shards to learn from."""
+
+    name: str
+    found: ShardList
+    remembered: bool = False  # as the store remembers them, and not as they were just listed
+    max_pixels: int | None = None  # that they were tagged with; None: as the request says
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainPlan:
     """A checked request, with the encoders loaded."""
 
     request: TrainRequest
     taxonomy: Taxonomy
     novel: tuple[str, ...]
-    dataset: str
-    found: ShardList
+    datasets: tuple[Dataset, ...]
     encoders: EncoderPair
 
     @property
-    def features(self) -> FeatureRequest:
-        """Which features training needs: patch tokens where the backbone stays as it is, which are kept."""
+    def sources(self) -> tuple[Source, ...]:
+        """The shards, with the features that training needs: where the backbone stays as it is patch tokens, kept."""
         frozen = self.request.recipe.finetune == "none"
-        return feature_request(self.request, self.request.store, self.dataset, self.encoders, tokens=frozen)
+        return tuple(
+            Source(
+                wanted=replace(
+                    feature_request(self.request, self.request.store, each.name, self.encoders, tokens=frozen),
+                    max_pixels=each.max_pixels or self.request.max_pixels,
+                    remembered=each.remembered,
+                ),
+                shards=each.found.shards,
+            )
+            for each in self.datasets
+        )
 
 
-def plan_train(request: TrainRequest) -> TrainPlan:
+def plan_train(request: TrainRequest, datasets: Sequence[Dataset] | None = None) -> TrainPlan:
     """Return the plan of a training. Touches nothing.
+
+    Args:
+        request: what is asked.
+        datasets: what to learn from; None: the one that the request names.
 
     Raises:
         RequestError: the taxonomy, the list of novel labels, a pattern, an encoder, the recipe or the store is wrong.
@@ -51,15 +76,20 @@ def plan_train(request: TrainRequest) -> TrainPlan:
     folder = Folder(request.store)
     taxonomy = find_taxonomy(folder, request.taxonomy)
     novel = read_novel(request.novel, taxonomy)
-    found = list_shards(request.shards)
-    dataset = request.name or default_name(found.root)
-    check_dataset_root(dataset, found.root, read_runs(folder))
+    chosen = tuple(datasets) if datasets is not None else (_one_dataset(request, folder),)
     encoders = load_encoders(request.base, request.text, request.device)
     encoders.text.check_texts(taxonomy)
     # A backbone without patch tokens, or with too few blocks, is refused now and not after an hour.
     encoders.image.token_shape  # noqa: B018
     count_trained(encoders.image.backbone, request.recipe.finetune)
-    return TrainPlan(request=request, taxonomy=taxonomy, novel=novel, dataset=dataset, found=found, encoders=encoders)
+    return TrainPlan(request=request, taxonomy=taxonomy, novel=novel, datasets=chosen, encoders=encoders)
+
+
+def _one_dataset(request: TrainRequest, folder: Folder) -> Dataset:
+    found = list_shards(request.shards)
+    name = request.name or default_name(found.root)
+    check_dataset_root(name, found.root, read_runs(folder))
+    return Dataset(name=name, found=found)
 
 
 def read_recipe(location: str | None, given: dict[str, Any]) -> TrainConfig:

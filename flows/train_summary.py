@@ -30,7 +30,9 @@ class TrainSummary(BaseModel):
     validation_images: int
     seen_labels: int
     novel_labels: int
-    without_positives: list[str]  # active labels that no training image has: not trained on
+    held_out_images: int  # in neither: models are compared on them
+    without_positives: list[str]  # active labels that too few training images have: not trained on
+    without_negatives: list[str]  # active labels that no training image is known not to have: not trained on
     unknown_labels: dict[str, int]  # words in side files that are no label, the most frequent ones
     num_unknown_labels: int
     damaged: dict[str, str]  # side files that cannot be used, and why
@@ -55,6 +57,13 @@ class TrainSummary(BaseModel):
             lines.append(
                 f"- {len(self.without_positives)} labels have too few training images: " + _some(self.without_positives)
             )
+        if self.without_negatives:
+            lines.append(
+                f"- {len(self.without_negatives)} labels are not trained on, since no training image is known not to "
+                f"have them: {_some(self.without_negatives)}; answer some with no (`clipdecoder review export`)"
+            )
+        if self.held_out_images:
+            lines.append(f"- {self.held_out_images} images were held out of it, to compare models on")
         if self.unknown_labels:
             words = [f"{word!r} ({count})" for word, count in self.unknown_labels.items()]
             more = self.num_unknown_labels - len(words)
@@ -103,7 +112,9 @@ def summarise_training(
         validation_images=len(lesson.validation_V),
         seen_labels=len(lesson.vocabulary),
         novel_labels=len(plan.novel),
+        held_out_images=lesson.held_out_images,
         without_positives=list(lesson.without_positives),
+        without_negatives=list(lesson.without_negatives),
         unknown_labels=images.unknown_words(),
         num_unknown_labels=len(images.unknown),
         damaged=images.damaged,

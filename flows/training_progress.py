@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +16,11 @@ from flows.train import TrainWatch
 if TYPE_CHECKING:
     from clipdecoder.training.report import EpochReport
 
+# Who is told of the steps of a training that runs as a flow in this process; see `flows.progress.watcher`.
+training_watcher: ContextVar[TrainWatch | None] = ContextVar("training_watcher", default=None)
+
 _WORDS = {
+    "backfill": "scoring, by shard",
     "features": "features, by shard",
     "score": "scoring",
     "choose": "first stage, some labels left out",

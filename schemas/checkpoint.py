@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from schemas.record import Record
 from schemas.training import HeadConfig, TrainConfig
@@ -15,19 +17,40 @@ Branch = Literal["clip", "local", "linear", "decoder"]
 Group = Literal["seen", "novel"]
 
 
-class TrainingData(Record):
-    """What a checkpoint was trained on."""
+class TrainingSource(Record):
+    """Shards of one dataset."""
 
     dataset: str
     root: str
     patterns: tuple[str, ...]
+
+
+class TrainingData(Record):
+    """What a checkpoint was trained on."""
+
+    sources: tuple[TrainingSource, ...]
     digest: str  # of every sample's key, content and labels: the ground truth's state
     shards: int
     images: int  # annotated and readable
+    held_out_images: int = 0  # of them, kept from training and validation to compare models on
     train_images: int  # that weights were fitted on
     validation_images: int  # that chose and calibrated
     positives: int  # annotated pairs of image and label
     unknown_labels: dict[str, int]  # words in side files that are no label of the taxonomy, the most frequent ones
+
+    @property
+    def datasets(self) -> str:
+        """The names of the datasets."""
+        return ", ".join(source.dataset for source in self.sources)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source(cls, values: Any) -> Any:
+        """Read a record of the time when a training had one dataset."""
+        if not isinstance(values, dict) or "dataset" not in values:
+            return values
+        source = {name: values[name] for name in TrainingSource.model_fields if name in values}
+        return {"sources": [source]} | {name: value for name, value in values.items() if name not in source}
 
 
 class CheckpointRecord(Record):

@@ -18,11 +18,9 @@ from schemas.errors import ModelError
 from schemas.manifest import ModelRecord
 from schemas.tables import CALIBRATION
 from storage.files import Folder, checksum
-from storage.models import write_model
+from storage.models import CALIBRATION_FILE, WEIGHTS, write_model
 from storage.records import write_json
 
-WEIGHTS = "model.safetensors"
-CALIBRATION_FILE = "calibration.parquet"
 METRICS = "metrics.json"
 CARD = "README.md"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ ROW_GROUP_ROWS = 122_880  # DuckDB's own size: a row group is what it skips and 
 TOKEN_ROWS = 1024  # tokens are a hundred thousand times wider than scores
 _FACTS_KEY = b"clipdecoder"  # the features file's own metadata: ShardFacts as JSON
 _WIDTH_KEY = b"token_width"
+_STATUSES = {str(status): status for status in SampleStatus}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def tokens_path(encoder_id: str, dataset: str, shard: str) -> str:
 
 def write_samples(folder: Folder, path: str, rows: Sequence[SampleRow]) -> Part:
     """Write a shard's sample rows, in shard order."""
-    return _write(folder, path, pa.Table.from_pylist([asdict(row) for row in rows], schema=SAMPLES))
+    return _write(folder, path, _sample_table(rows))
 
 
 def write_scores(folder: Folder, path: str, shard: str, columns: ScoreColumns) -> Part:
@@ -90,7 +91,7 @@ def write_features(folder: Folder, path: str, features: ShardFeatures) -> Part:
     """Write a shard's features: every sample row, with its embedding or null."""
     width = features.embeddings_ND.shape[1]
     schema = features_schema(width).with_metadata({_FACTS_KEY: features.facts.model_dump_json().encode()})
-    table = pa.Table.from_pylist([asdict(row) for row in features.rows], schema=SAMPLES)
+    table = _sample_table(features.rows)
     failed = np.array([row.status is not SampleStatus.OK for row in features.rows], dtype=bool)
     dense_ND = np.zeros((len(features.rows), width), np.float16)
     dense_ND[~failed] = features.embeddings_ND
@@ -122,7 +123,7 @@ def _parse_features(data: bytes, fingerprint: Fingerprint, max_pixels: int) -> S
     width = embedding.type.list_size
     return ShardFeatures(
         facts=facts,
-        rows=tuple(_row(record) for record in table.drop_columns(["embedding"]).to_pylist()),
+        rows=_sample_rows(table),
         embeddings_ND=embedding.flatten().to_numpy(zero_copy_only=False).reshape(-1, width),  # flatten drops nulls
     )
 
@@ -159,8 +160,28 @@ def read_tokens(folder: Folder, path: str, features: ShardFeatures) -> NDArray[n
         return None
 
 
-def _row(record: dict[str, Any]) -> SampleRow:
-    return SampleRow(**{**record, "status": SampleStatus(record["status"])})
+def has_tokens(folder: Folder, path: str, fingerprint: Fingerprint, max_pixels: int) -> bool:
+    """Whether patch tokens of these bytes under these limits are stored, as far as the file's own last lines tell."""
+    try:
+        with folder.open(path) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        facts = ShardFacts.model_validate_json(metadata[_FACTS_KEY])
+        return (facts.fingerprint, facts.max_pixels) == (fingerprint, max_pixels)
+    except (FileNotFoundError, pa.ArrowException, OSError, ValueError, KeyError):
+        return False
+
+
+def _sample_table(rows: Sequence[SampleRow]) -> pa.Table:
+    # Column by column: as a dictionary for each row it takes ten times as long, which is most of a backfill.
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in SAMPLES]
+    return pa.Table.from_arrays(columns, schema=SAMPLES)
+
+
+def _sample_rows(table: pa.Table) -> tuple[SampleRow, ...]:
+    columns = {name: table[name].to_pylist() for name in SAMPLES.names}
+    columns["status"] = [_STATUSES[status] for status in columns["status"]]
+    names = columns.keys()
+    return tuple(SampleRow(**dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True))
 
 
 def _write(folder: Folder, path: str, table: pa.Table, **options: Any) -> Part:

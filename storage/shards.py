@@ -16,8 +16,9 @@ from tarfile import SUPPORTED_TYPES, TarInfo
 import fsspec
 
 from schemas.errors import ShardError
+from schemas.manifest import Fingerprint
 from schemas.sample import MemberCounts, Sample, SampleStatus, ShardStatus
-from storage.files import transport_errors
+from storage.files import fingerprint_of, transport_errors
 from storage.tar import TarStream
 
 MAX_MEMBER_BYTES = 256 * 2**20
@@ -30,6 +31,19 @@ IMAGE_EXTENSIONS = frozenset(
 SIDE_EXTENSIONS = frozenset(("json", "txt", "cls"))
 _READ_AHEAD_BYTES = 8 * 2**20
 _GZIP_SUFFIXES = (".gz", ".tgz")
+
+
+def check_bytes(url: str, fingerprint: Fingerprint) -> None:
+    """Ask the store that a shard lies in whether it has the bytes that are known of it.
+
+    Raises:
+        ShardError: `missing`; `changed`; `unreadable`, when the disk or the network fails.
+    """
+    with _shard_errors(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        fs.invalidate_cache()
+        if fingerprint_of(fs.info(path)) != fingerprint:
+            raise ShardError(ShardStatus.CHANGED, f"{url} has changed since it was tagged; tag it again")
 
 
 def iter_samples(url: str, counts: MemberCounts, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> Iterator[Sample]:
@@ -75,15 +89,21 @@ def count_members(
 
 @contextmanager
 def _open_tar(url: str) -> Iterator[TarStream]:
+    with _shard_errors(url), ExitStack() as stack:
+        fs, path = fsspec.core.url_to_fs(url)
+        # Without block_size and cache_type, remote files read ahead 5 MiB and some cache blocks at random.
+        file = stack.enter_context(fs.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead"))
+        compressed = path.lower().endswith(_GZIP_SUFFIXES)
+        if compressed:
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        yield TarStream(file, url, compressed=compressed)
+
+
+@contextmanager
+def _shard_errors(url: str) -> Iterator[None]:
+    """Turn what disks and networks raise into an error of the shard."""
     try:
-        with ExitStack() as stack:
-            fs, path = fsspec.core.url_to_fs(url)
-            # Without block_size and cache_type, remote files read ahead 5 MiB and some cache blocks at random.
-            file = stack.enter_context(fs.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead"))
-            compressed = path.lower().endswith(_GZIP_SUFFIXES)
-            if compressed:
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))
-            yield TarStream(file, url, compressed=compressed)
+        yield
     except FileNotFoundError as error:
         raise ShardError(ShardStatus.MISSING, f"{url} is not there; check the name, or run again when it is") from error
     except transport_errors() as error:

@@ -134,7 +134,7 @@ def _ridges(embeddings_ND: Floats, wanted: Callable[[slice], Doubles], penalties
 
 
 def _best(ridges: Iterator[Ridge], validation: Examples, queries_KE: NDArray[np.float32] | None) -> Ridge:
-    """Return the ridge of the best mAP on the validation images; the first one where they have no positives."""
+    """Return the ridge of the best mAP on the validation images; the first one where they can judge no label."""
     best, best_precision = None, -np.inf
     for ridge in ridges:
         inputs_ND = validation.embeddings_ND

@@ -6,7 +6,7 @@ Shapes: N images, K seen labels, J labels left out of training, L labels asked f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,8 @@ def calibrate(
     """Fit maps and thresholds of one scorer, and check them by cross-fitting.
 
     Thresholds are chosen on cross-fitted scores too: on the scores of its own cells a label looks better than it is.
+    A seen label with positives and no negative, of which people only ever said yes, is as one without evidence: it gets
+    what is usual, where its own cells would call every image a yes.
 
     Args:
         label_ids: of the columns of `seen`.
@@ -129,6 +131,8 @@ def calibrate(
             None where too few labels exist for it: then what is usual among the seen labels holds for all others.
         target_precision: for the thresholds; None: best F1.
     """
+    one_sided_K = (seen.targets_NK == 1).any(axis=0) & ~(seen.targets_NK == 0).any(axis=0)
+    seen = replace(seen, targets_NK=np.where(one_sided_K, np.int8(-1), seen.targets_NK))
     maps = fit_seen(seen.logits_NK, seen.targets_NK)
     seen_scores_NK = cross_fitted_seen_scores(seen.logits_NK, seen.targets_NK, seed=seed)
     thresholds = choose_thresholds(seen_scores_NK, seen.targets_NK, target_precision)

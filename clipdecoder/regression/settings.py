@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.judging.metrics import Floats, Targets8, average_precisions, mean_or_nan
+from clipdecoder.judging.metrics import Floats, Targets8, average_precisions, mean_or_nan, rankable_labels
 from clipdecoder.regression.image_kernel import Doubles, ImageSpace
 from clipdecoder.regression.label_kernel import LabelKernel, relative_to_seen
 from clipdecoder.training.targets import Targets
@@ -80,7 +80,7 @@ def choose_settings(
     validation_V = validation_V[:: -(-len(validation_V) // MAX_VALIDATION) or 1]
     targets_VK = targets.dense(validation_V)
     enough = len(queries_KQ) >= MIN_LABELS
-    if not (targets_VK == 1).any():
+    if not rankable_labels(targets_VK).any():
         return LinearSettings(relative=enough)
     z_VP = space.project(embeddings_ND[validation_V])
     sharpness, penalty, relative = (

@@ -89,17 +89,17 @@ def sample_labels(
 ) -> NDArray[np.int64]:
     """Return the labels of one step, ascending: all that its images have, and others by chance up to the limit.
 
-    Where a label that is not named is unknown, it has nothing to learn from but a teacher: those that images are said
-    not to have come in, and others only with distillation.
+    A label of which silence says nothing has only what is listed to learn from, and a teacher: those that images are
+    said not to have come in, and others only with distillation.
     """
     columns = np.arange(targets.num_labels)
     if 0 < config.sampled_labels < targets.num_labels:
         named = targets.named_columns(rows_B, absent=False)
-        if targets.missing == "unknown":
-            named = np.union1d(named, targets.named_columns(rows_B, absent=True))
+        absent = targets.named_columns(rows_B, absent=True)
+        named = np.union1d(named, absent[targets.explicit_K[absent]])
         others = np.setdiff1d(columns, named)
-        if targets.missing == "unknown" and not config.distillation:
-            others = others[:0]
+        if not config.distillation:
+            others = others[~targets.explicit_K[others]]
         room = max(0, config.sampled_labels - len(named))
         columns = np.sort(np.concatenate([named, rng.permutation(others)[:room]]))
     kept = columns[rng.random(len(columns)) >= config.label_dropout] if config.label_dropout else columns

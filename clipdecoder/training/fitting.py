@@ -85,7 +85,7 @@ def fit(data: FitData, config: TrainConfig, hooks: FitHooks, *, target_precision
             linear=final.linear,
             reference=reference_of(final, reference_R),
             baselines=fit_baselines(data, final.inputs),
-            learned_from=np.unique(data.fingerprints_N),
+            learned_from=np.unique(data.fingerprints_N[np.concatenate([data.train_M, data.validation_V])]),
             backbone=final.backbone,
         ),
         kinds=final.branches.kinds,
@@ -128,7 +128,8 @@ def choose_left_out(targets: Targets, validation_V: NDArray[np.int64], config: T
 
     None where too few labels would be left out to say anything, or to be trained on.
     """
-    counts_K = targets.subset(validation_V).positives_K()
+    judges = targets.subset(validation_V)
+    counts_K = np.where(judges.negatives_K() > 0, judges.positives_K(), 0)
     count = round(config.holdout_label_share * int((counts_K > 0).sum()))
     # Labels that people ask for later are not the rarest ones: where there is a choice, those with some evidence.
     judged = np.flatnonzero(counts_K >= (ENOUGH if (counts_K >= ENOUGH).sum() >= 2 * count else 1))

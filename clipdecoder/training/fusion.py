@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.judging.metrics import Targets8, mean_average_precision
+from clipdecoder.judging.metrics import Targets8, mean_average_precision, rankable_labels
 from schemas.checkpoint import Branch, Group
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -41,9 +41,9 @@ def choose_weights(
     Args:
         standardised: logits_NK of each branch, in deviations from each label's mean.
         targets_NK: ground truth for the same cells; -1 unknown.
-        usual: the weights to take where no label has a positive.
+        usual: the weights to take where no label has a positive and a negative.
     """
-    if not (targets_NK == 1).any():
+    if not rankable_labels(targets_NK).any():
         return dict(usual)
 
     def value(weights: Mapping[Branch, float]) -> float:

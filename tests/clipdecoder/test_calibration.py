@@ -93,3 +93,16 @@ def test_a_precision_out_of_reach_is_named() -> None:
     found = calibrate("fused", IDS, held_out(SEEN), held_out(NOVEL), target_precision=0.999)
     assert IDS[0] in found.unreached and set(found.unreached) < {*IDS, ANY_LABEL}
     assert calibrate("fused", IDS, held_out(SEEN), None).unreached == ()
+
+
+def test_a_label_with_positives_alone_is_as_one_without_evidence() -> None:
+    whole = held_out(SEEN)
+    targets = whole.targets_NK.copy()
+    common = int(targets.sum(axis=0).argmax())
+    targets[:, common] = np.where(targets[:, common] == 1, 1, -1)
+    yes_alone = HeldOut(logits_NK=whole.logits_NK, targets_NK=targets)
+    unsaid = HeldOut(logits_NK=whole.logits_NK, targets_NK=np.where(np.arange(30) == common, np.int8(-1), targets))
+    found, expected = (calibrate("fused", IDS, seen, None) for seen in (yes_alone, unsaid))
+    assert found.calibration.records() == expected.calibration.records()
+    assert found.calibration.positives_R[common] == 0
+    assert found.calibration.threshold_R[common] == pytest.approx(found.calibration.threshold_R[-1])

@@ -16,7 +16,7 @@ from clipdecoder.judging.metrics import log_loss
 from clipdecoder.scoring.scores import all_logits
 from clipdecoder.training import fitting, held_out, stage
 from clipdecoder.training.fitting import FitData, FitHooks, Fitted, choose_left_out
-from clipdecoder.training.targets import Targets
+from clipdecoder.training.targets import Silence, Targets
 from schemas.tables import ANY_LABEL
 from tests.clipdecoder.fitted_world import (
     EVERYTHING,
@@ -239,6 +239,29 @@ def test_where_unnamed_labels_are_unknown_they_count_nowhere() -> None:
     np.testing.assert_allclose(rates, (dense == 1).sum(axis=0) / (dense >= 0).sum(axis=0), atol=1e-6)
 
 
+def test_a_label_without_a_no_to_validate_on_is_no_perfect_one() -> None:
+    data = small(world().data())
+    dense_NK = data.targets.dense()
+    yes_alone = int((dense_NK[data.validation_V] == 1).sum(axis=0).argmax())
+    asked_GK = np.stack([np.arange(NUM_SEEN) != yes_alone, np.full(NUM_SEEN, True)])
+    group_N = np.zeros(len(dense_NK), np.int64)
+    group_N[data.train_M] = 1
+    positives = [np.flatnonzero(row == 1).tolist() for row in dense_NK]
+    silence = Silence(group_N=group_N, asked_GK=asked_GK)
+    targets = Targets.of(positives, num_labels=NUM_SEEN, silence=silence)
+    found = fit_quietly(replace(data, targets=targets), recipe(epochs=1))
+    assert label_id(yes_alone) not in found.report.left_out, "it judges nothing"
+    rows = {row.label_id: row for row in found.calibration if row.scorer == "fused"}
+    assert rows[label_id(yes_alone)].positives == 0 and rows[label_id(yes_alone)].threshold > 0.01
+
+
+def test_a_model_learned_from_what_it_was_trained_and_validated_on() -> None:
+    data = small(world().data())
+    used = np.concatenate([data.train_M, data.validation_V])
+    assert len(used) < len(data.targets)
+    np.testing.assert_array_equal(undisturbed(True)[1].parts.learned_from, np.unique(data.fingerprints_N[used]))
+
+
 def test_a_target_precision_raises_thresholds() -> None:
     found = fit_quietly(small(world().data()), recipe(epochs=1), target_precision=0.95)
     usual = undisturbed(True)[1]
@@ -266,7 +289,7 @@ def test_labels_left_out_can_be_judged_and_leave_others_to_train(
     left_out = choose_left_out(targets, validation_V, config)
     assert np.array_equal(left_out, choose_left_out(targets, validation_V, config))
     assert np.array_equal(left_out, np.unique(left_out))
-    judged_K = truth_NK[20:].any(axis=0)
+    judged_K = truth_NK[20:].any(axis=0) & ~truth_NK[20:].all(axis=0)
     assert judged_K[left_out].all()
     count = round(share * int(judged_K.sum()))
     enough = count >= fitting.MIN_LEFT_OUT and num_labels - count >= fitting.MIN_LEFT_OUT

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipdecoder.training.batches import Process, TrainData, epoch_rows, iter_batches, load_batch, sample_labels
-from clipdecoder.training.targets import Targets
+from clipdecoder.training.targets import Silence, Targets
 from schemas.errors import RunError
 from tests.clipdecoder.training_world import NUM_LABELS, make_data, recipe
 
@@ -60,6 +60,18 @@ def test_unknown_labels_come_in_only_where_a_teacher_knows_them() -> None:
     rows, rng = np.arange(2), np.random.default_rng(0)
     assert sample_labels(targets, rows, recipe(sampled_labels=8), rng).tolist() == [0, 1, 2]
     assert len(sample_labels(targets, rows, recipe(sampled_labels=8, distillation=1.0), rng)) == 8
+
+
+def test_a_label_that_nobody_was_asked_of_brings_what_is_said_of_it() -> None:
+    """Its positives come in with their images: without its negatives it would learn that every image has it."""
+    asked = np.array([[True] * 8 + [False] * 2])
+    silence = Silence(group_N=np.array([0, -1]), asked_GK=asked)
+    targets = Targets.of([[0], [9]], [[2], [8]], num_labels=10, silence=silence)
+    rows, rng = np.arange(2), np.random.default_rng(0)
+    few = sample_labels(targets, rows, recipe(sampled_labels=4), rng)
+    assert {0, 8, 9} <= set(few.tolist()) and len(few) == 4
+    only_first = [sample_labels(targets, rows[:1], recipe(sampled_labels=9), rng).tolist() for _ in range(5)]
+    assert only_first == [[0, 1, 2, 3, 4, 5, 6, 7]] * 5, "nothing is known of the other two here"
 
 
 def test_dropped_labels_are_a_share_and_never_all() -> None:

@@ -80,7 +80,11 @@ def test_images_that_were_learned_from_do_not_count(annotated: AnnotatedWorld) -
     assert (both.left_out, both.evaluation.num_images) == (TRAIN_PICTURES, TEST_PICTURES)
     alone = annotated.evaluate()
     assert alone.left_out == 0
-    assert alone.evaluation.scorers == both.evaluation.scorers
+    for ours, theirs in zip(alone.evaluation.labels, both.evaluation.labels, strict=True):
+        assert (ours.average_precision, ours.num_positives) == (theirs.average_precision, theirs.num_positives)
+    unnamed = set(LABELS) - {label for _, _, labels in scenes(TEST_PICTURES, 1) for label in labels}
+    assert alone.evaluation.num_unknown == TEST_PICTURES * len(unnamed) > 0, "of them nobody thought"
+    assert both.evaluation.num_unknown == 0, "the other shards do name them"
 
 
 def test_a_copy_of_a_learned_picture_is_known_by_its_bytes(annotated: AnnotatedWorld) -> None:

@@ -16,8 +16,10 @@ from flows.features import FeatureRequest, shard_features
 from schemas.errors import ShardError
 from schemas.sample import SampleStatus
 from storage.files import Folder
+from storage.ground_truth import read_labels
 from storage.parts import ShardFeatures, features_path, tokens_path, write_features, write_tokens
 from storage.patterns import ShardRef, list_shards
+from storage.side_labels import side_labels, side_labels_path
 from tests.flows.world import World, pictures
 from tests.nasty import TEXT_AS_JPEG
 
@@ -157,6 +159,29 @@ def test_a_damaged_file_is_made_again(shard: World, encoder: ImageEncoder, kind:
     path.write_bytes(data)
     _, decoded = ask(shard, encoder, **KEEP)
     assert decoded == NUM_PICTURES + 1 and stored(shard, kind) == before
+
+
+def test_side_files_are_kept_with_the_features(tmp_path: Path, encoder: ImageEncoder) -> None:
+    world = World(tmp_path)
+    said = [("s0-1.json", b'{"labels": ["dog"]}'), ("bad.jpg", TEXT_AS_JPEG), ("bad.json", b'{"absent": ["cat"]}')]
+    path = world.shard("00000", [*pictures(0, 2), *said])
+    ref = only_ref(world)
+    ask(world, encoder)
+    expected = read_labels(str(path))
+    path.unlink()
+    assert side_labels(Folder(world.store), "world", ref) == expected
+    assert set(expected.samples) == {1, 2}, "whether the picture can be decoded or not"
+
+
+def test_features_that_are_there_cost_no_reading_of_side_files(shard: World, encoder: ImageEncoder) -> None:
+    ask(shard, encoder)
+    ref = only_ref(shard)
+    path = side_labels_path("world", ref.shard)
+    Folder(shard.store).remove(path)
+    assert ask(shard, encoder)[1] == 0
+    assert not Folder(shard.store).exists(path)
+    assert ask(shard, encoder, tokens=True)[1] > 0
+    assert Folder(shard.store).exists(path), "where the shard is read anyway, they are kept"
 
 
 def test_tokens_of_other_bytes_are_not_taken(shard: World, encoder: ImageEncoder) -> None:

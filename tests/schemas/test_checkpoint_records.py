@@ -7,15 +7,13 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from schemas.checkpoint import Branch, CalibrationRow, CheckpointRecord, Scorer, TrainingData
+from schemas.checkpoint import Branch, CalibrationRow, CheckpointRecord, Scorer, TrainingData, TrainingSource
 from schemas.manifest import ModelRecord
 from schemas.tables import CALIBRATION
 from schemas.training import train_config
 
 DATA = TrainingData(
-    dataset="street",
-    root="file:///data",
-    patterns=("file:///data/*.tar",),
+    sources=(TrainingSource(dataset="street", root="file:///data", patterns=("file:///data/*.tar",)),),
     digest="0123",
     shards=2,
     images=100,
@@ -104,3 +102,13 @@ def test_a_model_record_takes_every_scorer_and_no_other() -> None:
     with pytest.raises(ValidationError):
         model_record(scorers=("linear",))
     assert set(get_args(Branch)) >= {*RECORD.branches}
+
+
+def test_a_training_on_one_dataset_is_read_as_it_was_once_written() -> None:
+    old = DATA.model_dump(mode="json")
+    [source] = old.pop("sources")
+    del old["held_out_images"]
+    assert TrainingData.model_validate(source | old) == DATA
+    assert DATA.datasets == "street"
+    with pytest.raises(ValidationError):
+        TrainingData.model_validate(source | old | {"later": 1})

@@ -1,0 +1,68 @@
+"""Arrays on the disk while a command runs, one row per image: 100 KB each is more than memory at 100,000 of them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import RunError
+
+
+@dataclass(frozen=True)
+class Room:
+    """A temporary folder."""
+
+    folder: Path
+
+    def pile(self, name: str, dtype: type[Any], shape: tuple[int, ...], expected: int) -> Pile:
+        """Return an empty pile of rows of this shape.
+
+        Args:
+            name: of the file, and in errors.
+            dtype: of the rows.
+            shape: of one row.
+            expected: how many rows there will be at least.
+
+        Raises:
+            RunError: the disk has no room for as many.
+        """
+        needed = expected * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise RunError(
+                f"{needed / 1e9:.1f} GB are needed for the {name} of {expected} images, and "
+                f"{self.folder.parent} has {free / 1e9:.1f} GB; set TMPDIR to a larger disk"
+            )
+        return Pile(self.folder / name, np.dtype(dtype), shape)
+
+
+@dataclass
+class Pile:
+    """Rows that are written one after the other, and read as one array in the end."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    rows: int = field(default=0, init=False)
+
+    def add(self, rows_N: NDArray[Any]) -> None:
+        """Append rows.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        try:
+            with self.path.open("ab") as file:
+                np.ascontiguousarray(rows_N, self.dtype).tofile(file)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error}; set TMPDIR to a larger disk") from error
+        self.rows += len(rows_N)
+
+    def whole(self) -> NDArray[Any]:
+        """Return all rows, of which there is one at least, as a memory map."""
+        return np.memmap(self.path, self.dtype, "r+", shape=(self.rows, *self.shape))
