@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 
 from schemas.digests import DIGEST_LENGTH
-from schemas.errors import StoreError, one_of
+from schemas.errors import RequestError, StoreError, TaxonomyError, one_of
 from schemas.manifest import TaxonomyInForce
 from schemas.taxonomy import Taxonomy, parse_taxonomy
 from storage.files import Folder, part_name, read_text
@@ -40,9 +40,18 @@ def find_taxonomy(folder: Folder, location: str) -> Taxonomy:
     """
     if location == APPLIED or location.startswith(f"{APPLIED}:"):
         return applied_taxonomy(folder, location.partition(":")[2] or None)
-    if _DIGEST.fullmatch(location) and folder.exists(taxonomy_path(location)):
+    if not _DIGEST.fullmatch(location):
+        return load_taxonomy(location)
+    if folder.exists(taxonomy_path(location)):
         return read_taxonomy(folder, location)
-    return load_taxonomy(location)
+    try:
+        return load_taxonomy(location)
+    except TaxonomyError:
+        raise
+    except RequestError:
+        raise StoreError(
+            f"{location!r} is neither a file nor a version in the store {folder.url!r}; `applied` is the one in force"
+        ) from None
 
 
 def applied_taxonomy(folder: Folder, name: str | None = None) -> Taxonomy:

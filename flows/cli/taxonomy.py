@@ -1,19 +1,27 @@
-"""`clipdecoder taxonomy`: look at a taxonomy file."""
+"""`clipdecoder taxonomy`: look at a taxonomy file, and at what a change of it means."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.output import Json, print_json, print_lines
+from flows.cli import taxonomy_apply, taxonomy_status
+from flows.cli.output import Json, Store, print_json, print_lines, print_table, store_url
 
-app = typer.Typer(no_args_is_help=True, help="Check a taxonomy file.")
+if TYPE_CHECKING:
+    from flows.taxonomy_cost import TaxonomyCost
+    from schemas.taxonomy import Taxonomy
+    from storage.files import Folder
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Taxonomies: check, diff, apply, status.")
+
+_VERSION = "A taxonomy file, the digest of a version in the store, or applied (applied:NAME where there are several)."
 
 
 @app.callback()
 def group() -> None:
-    """Check a taxonomy file."""
+    """Check a taxonomy, see what a change costs, apply it, and ask what is in force."""
 
 
 @app.command()
@@ -50,3 +58,53 @@ def check(
         print_lines(
             ["taxonomy {name}: {labels} labels, {active} active, {texts} texts, digest {digest}".format(**result)]
         )
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(help=_VERSION)],
+    new: Annotated[str, typer.Argument(help=_VERSION)],
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed from one version of a taxonomy to another, label by label, and what scoring that would take.
+
+    Costs are those of the new version in the store: what it has scores for already costs nothing. Nothing is written.
+
+    Example: clipdecoder taxonomy diff applied taxonomy.yaml
+    """
+    from flows.taxonomy_summary import CHANGE_COLUMNS, change_lines, change_rows, cost_lines
+    from schemas.taxonomy_diff import diff_taxonomies
+    from storage.files import Folder
+    from storage.taxonomies import find_taxonomy
+
+    folder = Folder(store_url(store))
+    after = find_taxonomy(folder, new)
+    changes = diff_taxonomies(find_taxonomy(folder, old), after)
+    cost, unknown = _cost(folder, after)
+    if as_json:
+        plain_cost = cost.model_dump(mode="json") if cost is not None else None
+        print_json({"diff": changes.model_dump(mode="json"), "cost": plain_cost, "cost_unknown": unknown})
+        return
+    print_lines(list(change_lines(changes)))
+    rows = change_rows(changes, cost)
+    if rows:
+        print_table(rows, CHANGE_COLUMNS)
+    print_lines(list(cost_lines(changes, cost)) if cost is not None else [f"cost: unknown; {unknown}"])
+
+
+def _cost(folder: Folder, taxonomy: Taxonomy) -> tuple[TaxonomyCost | None, str | None]:
+    """Return what scoring the taxonomy would take, or why that is not known: there may be no store yet."""
+    from flows.taxonomy_cost import cost_of
+    from schemas.errors import StoreError
+    from storage.catalog import check_store
+
+    try:
+        check_store(folder)
+    except StoreError as error:
+        return None, str(error)
+    return cost_of(folder, taxonomy), None
+
+
+for module in (taxonomy_apply, taxonomy_status):
+    module.register(app)
