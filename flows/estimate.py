@@ -15,13 +15,12 @@ from clipdecoder.clock import StageClock
 from flows.features import stored_features
 from flows.plan import TagPlan
 from flows.reading import ShardReading, require_fingerprint
-from flows.run import make_scorer
+from flows.run import make_scorer, pending_shards
 from flows.shard_job import Scorer, score_columns, score_features
 from schemas.errors import ShardError
 from storage.files import Folder
 from storage.parts import write_features, write_samples, write_scores, write_tokens
 from storage.patterns import ShardRef
-from storage.runs import finished_reports
 
 SAMPLE_IMAGES = 256
 _TAR_OVERHEAD = 1024  # bytes per image: the member's header, half a block of padding, and a side file's share
@@ -41,12 +40,18 @@ class TagEstimate(BaseModel):
     limit: str | None = None  # the slowest stage
     hours: float = 0.0
     output_bytes: int = 0
+    token_bytes_per_image: int | None = None  # of patch tokens that are to be kept
+    more: list[TagEstimate] = []  # of the request's further runs
 
     def lines(self) -> list[str]:
         """Return the estimate as text."""
+        return [*self._lines(), *(line for estimate in self.more for line in estimate.lines())]
+
+    def _lines(self) -> list[str]:
         head = f"run {self.run_id}: {self.pending} of {self.shards} shards to do"
         if not self.sampled:
             return [head + ("; the first has no image to measure" if self.pending else "")]
+        tokens = self.token_bytes_per_image
         stages = sorted(self.stage_images_per_second.items(), key=lambda item: item[1])
         return [
             f"{head}, about {self.images_expected:,} images in {self.pending_bytes / 1e9:.3f} GB",
@@ -56,6 +61,7 @@ class TagEstimate(BaseModel):
                 for stage, rate in stages
             ),
             f"- expect {self.hours:.2f} hours and {self.output_bytes / 1e6:,.1f} MB of output",
+            *([] if tokens is None else [f"- {tokens:,} bytes of it are patch tokens, for each image"]),
         ]
 
 
@@ -66,6 +72,7 @@ class Measured:
     images: int
     image_bytes: int
     output_bytes: int
+    token_bytes: int
     wall_seconds: float
     stage_seconds: dict[str, float]  # of wall time: decode is shared by its threads
 
@@ -75,8 +82,12 @@ def estimate_tag(plan: TagPlan) -> TagEstimate:
 
     A shard whose features are stored is measured from them: its run reads no image.
     """
-    done = finished_reports(Folder(plan.request.store), plan.record.run_id, plan.shards)
-    pending = [ref for ref in plan.shards if ref.shard not in done and ref.fingerprint is not None]
+    estimate = _estimate(plan)
+    return estimate.model_copy(update={"more": [_estimate(other) for other in plan.more]})
+
+
+def _estimate(plan: TagPlan) -> TagEstimate:
+    pending = [ref for ref in pending_shards(plan)[1] if ref.fingerprint is not None]
     estimate = TagEstimate(
         run_id=plan.record.run_id, shards=len(plan.shards), pending=len(pending), pending_bytes=_total_bytes(pending)
     )
@@ -107,6 +118,7 @@ def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> M
         features = reading.embed(scorer.encoder, require_fingerprint(ref))
     kept = score_features(plan, features, scorer, clock)
     memory = Folder(f"memory://estimate-{uuid.uuid4().hex}")
+    token_bytes = 0
     with clock.stage("write"):
         parts = [
             write_samples(memory, "samples.parquet", features.rows),
@@ -116,11 +128,13 @@ def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> M
             parts.append(write_features(memory, "features.parquet", features))
         if not from_store and wanted.store_tokens:
             parts.append(write_tokens(memory, "tokens.parquet", features))
+            token_bytes = parts[-1].bytes
     memory.fs.rm(memory.root, recursive=True)
     return Measured(
         images=len(features.rows),
         image_bytes=sum(row.bytes for row in features.rows),
         output_bytes=sum(part.bytes for part in parts),
+        token_bytes=token_bytes,
         wall_seconds=time.perf_counter() - started,
         stage_seconds=_wall_seconds(clock.seconds, plan.request.decode_threads),
     )
@@ -144,6 +158,7 @@ def _extrapolate(estimate: TagEstimate, measured: Measured) -> TagEstimate:
             "limit": min(stages, key=lambda stage: stages[stage]),
             "hours": images * measured.wall_seconds / measured.images / 3600,
             "output_bytes": round(images * measured.output_bytes / measured.images),
+            "token_bytes_per_image": round(measured.token_bytes / measured.images) or None,
         }
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flows.models import Model
 
 ShownLabels = dict[str, dict[str, ScoredLabel]]  # by shard, by label id
+Vocabulary = tuple[VocabularyLabel, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,14 @@ class TagPlan:
     request: TagRequest
     record: RunRecord
     taxonomy: Taxonomy
-    vocabulary: tuple[VocabularyLabel, ...]  # empty if labels were to be `new`, and none is
+    vocabulary: Vocabulary  # empty if labels were to be `new`, and none is
     model: ModelRecord
     shards: tuple[ShardRef, ...]
+    more: tuple[TagPlan, ...] = ()  # further runs of the request: where labels are to be `new`, shards lack other ones
+    # The shards are as the store remembers them and not as they were just listed, and which taxonomy is in force is
+    # somebody else's to say.
+    remembered: bool = False
+    unfinished: tuple[str, ...] = ()  # partial runs that were begun, are not complete and are not asked for now
 
     def features(self, *, tokens: bool) -> FeatureRequest:
         """Return which features the run needs."""
@@ -53,6 +59,7 @@ class TagPlan:
             tokens=tokens,
             store_tokens=self.request.store_tokens,
             retry_failed=self.request.retry_failed,
+            remembered=self.remembered,
         )
 
 
@@ -80,17 +87,36 @@ def plan_tag(request: TagRequest) -> TagPlan:
     model = load_model(folder, request.model, request.device)
     model.check_texts(taxonomy)
     scorer = choose_scorer(model.record, request.scorer, local=request.local)
-    shown = shown_labels(runs, dataset, model.record.model_id, found.shards)
-    vocabulary = choose_labels(request.labels, taxonomy, shown, found.shards)
-    record = _run_record(request, dataset, found, model.record, scorer, taxonomy, vocabulary)
-    return TagPlan(
-        request=request,
-        record=record,
-        taxonomy=taxonomy,
-        vocabulary=vocabulary,
-        model=model.record,
-        shards=found.shards if vocabulary else (),
+    groups: list[tuple[Vocabulary, tuple[ShardRef, ...]]]
+    if request.labels == "new":
+        shown = shown_labels(runs, dataset, model.record.model_id, found.shards)
+        groups = list(lacking_groups(taxonomy.vocabulary(), shown, found.shards)) or [((), ())]
+    else:
+        groups = [(choose_labels(request.labels, taxonomy), found.shards)]
+    first, *more = (
+        TagPlan(
+            request=request,
+            record=run_record(request, dataset, found, model.record, scorer, taxonomy, vocabulary),
+            taxonomy=taxonomy,
+            vocabulary=vocabulary,
+            model=model.record,
+            shards=shards,
+        )
+        for vocabulary, shards in groups
     )
+    asked = {plan.record.run_id for plan in (first, *more)}
+    unfinished = unfinished_runs(runs, dataset, asked) if first.record.partial else ()
+    return replace(first, more=tuple(more), unfinished=unfinished)
+
+
+def unfinished_runs(runs: Iterable[StoredRun], dataset: str, asked: Container[str]) -> tuple[str, ...]:
+    """Return the partial runs of a dataset that are neither complete nor asked for now."""
+    ours = (run.record.run_id for run in runs if run.record.dataset == dataset and _is_unfinished(run))
+    return tuple(run_id for run_id in ours if run_id not in asked)
+
+
+def _is_unfinished(run: StoredRun) -> bool:
+    return run.record.partial and run.manifest is None
 
 
 def begin_run(plan: TagPlan) -> None:
@@ -103,7 +129,8 @@ def begin_run(plan: TagPlan) -> None:
     """
     folder = Folder(plan.request.store)
     write_taxonomy(folder, plan.taxonomy)
-    put_in_force(folder, plan.taxonomy)
+    if not plan.remembered:
+        put_in_force(folder, plan.taxonomy)
     if not plan.vocabulary:
         return
     write_model(folder, plan.model)
@@ -118,13 +145,8 @@ def default_name(root: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "dataset"
 
 
-def choose_labels(
-    labels: str, taxonomy: Taxonomy, shown: ShownLabels, shards: Sequence[ShardRef]
-) -> tuple[VocabularyLabel, ...]:
-    """Return the labels to score: `all` active ones, those named, or those that are `new` somewhere.
-
-    A label is new if on some shard the views show no scores of it, or scores for other texts than it has now. So
-    a shard that was never tagged makes every label new.
+def choose_labels(labels: str, taxonomy: Taxonomy) -> Vocabulary:
+    """Return the labels to score: `all` active ones, or those named.
 
     Raises:
         ConfigError: no label is named.
@@ -132,13 +154,28 @@ def choose_labels(
     """
     if labels == "all":
         return taxonomy.vocabulary()
-    if labels == "new":
-        per_shard = [shown.get(ref.shard, {}) for ref in shards if ref.fingerprint is not None]
-        return tuple(label for label in taxonomy.vocabulary() if any(_is_new(label, scored) for scored in per_shard))
     named = [label.strip() for label in labels.split(",") if label.strip()]
     if not named:
         raise ConfigError(f"--labels {labels!r} names no label; give all, new, or ids such as dog,cat")
     return taxonomy.vocabulary(named)
+
+
+def lacking_groups(
+    vocabulary: Vocabulary, shown: ShownLabels, shards: Iterable[ShardRef]
+) -> Iterator[tuple[Vocabulary, tuple[ShardRef, ...]]]:
+    """Yield the shards that lack some labels, together with those that lack the same; the most labels come first.
+
+    A shard lacks a label if the views show no scores of it, or scores for other texts than it has now. So one that was
+    never tagged lacks all of them, and so does one that is not there: a run says so.
+    """
+    groups: dict[Vocabulary, list[ShardRef]] = {}
+    for ref in shards:
+        scored = shown.get(ref.shard, {}) if ref.fingerprint is not None else {}
+        lacking = tuple(label for label in vocabulary if _is_new(label, scored))
+        if lacking:
+            groups.setdefault(lacking, []).append(ref)
+    for lacking, refs in sorted(groups.items(), key=lambda group: -len(group[0])):
+        yield lacking, tuple(refs)
 
 
 def shown_labels(runs: Iterable[StoredRun], dataset: str, model_id: str, shards: Iterable[ShardRef]) -> ShownLabels:
@@ -166,16 +203,21 @@ def check_dataset_root(dataset: str, root: str, runs: Iterable[StoredRun]) -> No
             )
 
 
-def _run_record(
+def run_record(
     request: TagRequest,
     dataset: str,
     found: ShardList,
     model: ModelRecord,
     scorer: Scorer,
     taxonomy: Taxonomy,
-    vocabulary: tuple[VocabularyLabel, ...],
+    vocabulary: Vocabulary,
 ) -> RunRecord:
-    """Return the run's record. Its id is a digest of what decides the results, so the same request is the same run."""
+    """Return the run's record. Its id is a digest of what decides the results, so the same request is the same run.
+
+    A request for labels that are `new` is a partial run, and another one than that of all labels: whoever resumes the
+    latter means every shard.
+    """
+    partial = request.labels == "new"
     identity = {
         "root": found.root,
         "patterns": found.patterns,
@@ -185,13 +227,14 @@ def _run_record(
         "floor": request.floor,
         "top_k": request.top_k,
         "max_pixels": request.max_pixels,
-    }
+    } | ({"partial": True} if partial else {})
     now = datetime.now(UTC)
     return RunRecord(
         run_id=f"{dataset}-{digest_of(identity)}",
         dataset=dataset,
         root=found.root,
         patterns=found.patterns,
+        partial=partial,
         model_id=model.model_id,
         encoder_id=model.encoder_id,
         scorer=scorer,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from flows.plan import TagPlan, begin_run, load_planned_model
-from flows.shard_job import Scorer, needs_retry, tag_shard
+from flows.shard_job import Scorer, needs_visit, tag_shard
 from schemas.errors import RunError, ShardError, StoreError
 from schemas.manifest import RunManifest, ShardReport
 from schemas.sample import SampleStatus, ShardStatus
@@ -29,6 +31,7 @@ _GROUPS_TO_SEE = 64  # that many steps are progress enough
 _MAX_GROUPS = 1000  # thousands of tasks overload an orchestrator
 # A budget is judged on no fewer samples than this while the run goes on; at its end, on however many there are.
 _BUDGET_SAMPLES = 100
+_READERS = 16  # looking at a file of an object store is a round trip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class RunOutcome:
     failures: list[ShardTrouble] = field(default_factory=list)
     shared_keys: int = 0
     over_budget: bool = False
+    wall_seconds: float = 0.0
+    more: list[RunOutcome] = field(default_factory=list)  # of the plan's further runs
 
     @property
     def all_reports(self) -> list[ShardReport]:
@@ -71,16 +76,23 @@ class RunOutcome:
         return count_statuses([*self.resumed.values(), *self.reports.values()])
 
     @property
-    def complete(self) -> bool:
-        """Whether every planned shard has its rows."""
+    def finished(self) -> bool:
+        """Whether every shard of this run has its rows."""
         return len(self.all_reports) == len(self.plan.shards)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned shard has its rows, in the plan's further runs too."""
+        more = len(self.more) == len(self.plan.more) and all(outcome.complete for outcome in self.more)
+        return self.finished and more
 
     @property
     def whole(self) -> bool:
         """Whether nothing is left to complain of: complete, no shard truncated, within budget, something scored."""
         samples, ok = self.statuses.total(), self.statuses[SampleStatus.OK]
         untruncated = all(report.status is ShardStatus.OK for report in self.all_reports)
-        return self.complete and untruncated and not self.over_budget and (ok > 0 or samples == 0)
+        sound = untruncated and not self.over_budget and (ok > 0 or samples == 0)
+        return self.complete and sound and all(outcome.whole for outcome in self.more)
 
     def judge(self, *, at_end: bool = False) -> None:
         """Note whether the run is over its budget of failures."""
@@ -104,17 +116,24 @@ def run_tag(plan: TagPlan, execute: Execute, progress: Progress = lambda outcome
     """
     folder = Folder(plan.request.store)
     begin_run(plan)
-    if not plan.vocabulary:
-        return RunOutcome(plan=plan, resumed={})
+    outcome = RunOutcome(plan=plan, resumed={})
     try:
-        return _carry_out(plan, folder, execute, progress)
+        if plan.vocabulary:
+            outcome = _carry_out(plan, folder, execute, progress)
+        for other in plan.more:
+            if outcome.over_budget:
+                return outcome
+            begin_run(other)
+            outcome.more.append(_carry_out(other, folder, execute, progress))
+        close_runs(folder, plan.unfinished)
     except StoreError as error:
         raise RunError(f"the run stopped; what is done stays done, and the same command goes on: {error}") from error
+    return outcome
 
 
 def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progress) -> RunOutcome:
-    done = finished_reports(folder, plan.record.run_id, plan.shards)
-    pending = [ref for ref in plan.shards if _is_pending(plan, done.get(ref.shard))]
+    started = time.perf_counter()
+    done, pending = pending_shards(plan)
     again = {ref.shard for ref in pending}
     resumed = {shard: report for shard, report in done.items() if shard not in again}
     outcome = RunOutcome(plan=plan, resumed=resumed)
@@ -128,8 +147,9 @@ def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progre
         outcome.judge()
         progress(outcome)
     outcome.judge(at_end=True)
-    if outcome.complete:
+    if outcome.finished:
         _finish(folder, outcome)
+    outcome.wall_seconds = time.perf_counter() - started
     return outcome
 
 
@@ -194,8 +214,15 @@ def exceeds_budget(statuses: Counter[SampleStatus], max_bad: float | None, *, at
     return (samples - statuses[SampleStatus.OK]) / samples > max_bad
 
 
-def _is_pending(plan: TagPlan, done: ShardReport | None) -> bool:
-    return done is None or (plan.request.retry_failed and needs_retry(done))
+def pending_shards(plan: TagPlan) -> tuple[dict[str, ShardReport], list[ShardRef]]:
+    """Return the reports of the shards that are done, by shard, and the shards that are to be visited."""
+    done = finished_reports(Folder(plan.request.store), plan.record.run_id, plan.shards)
+    again: set[str] = set()
+    if plan.request.retry_failed or plan.request.store_tokens:
+        with ThreadPoolExecutor(_READERS) as pool:
+            visits = pool.map(lambda report: needs_visit(plan, report), done.values())
+            again = {shard for shard, visit in zip(done, visits, strict=True) if visit}
+    return done, [ref for ref in plan.shards if ref.shard not in done or ref.shard in again]
 
 
 def _finish(folder: Folder, outcome: RunOutcome) -> None:
@@ -207,22 +234,37 @@ def _finish(folder: Folder, outcome: RunOutcome) -> None:
     """
     run_id = outcome.plan.record.run_id
     manifest = read_run(folder, run_id).manifest
-    if manifest is not None and not outcome.reports:
-        outcome.shared_keys = manifest.shared_keys
-        return
-    reports = read_reports(folder, run_id)
-    if not {ref.shard for ref in outcome.plan.shards} <= {report.shard for report in reports}:
-        return
-    outcome.shared_keys = count_shared_keys(folder, [report.parts["samples"] for report in reports])
+    if manifest is None or outcome.reports:
+        reports = read_reports(folder, run_id)
+        if not {ref.shard for ref in outcome.plan.shards} <= {report.shard for report in reports}:
+            return
+        manifest = _complete(folder, run_id, reports)
+    outcome.shared_keys = manifest.shared_keys
+
+
+def close_runs(folder: Folder, run_ids: Iterable[str]) -> None:
+    """Write the manifests of partial runs that nobody will ask for again, made of the reports that they have.
+
+    Such a run is about the shards that lacked its labels. If it was killed before its manifest was written, or if the
+    taxonomy changed before it came to all of them, no shard lacks its labels any more.
+    """
+    for run_id in run_ids:
+        run = read_run(folder, run_id)
+        if run.manifest is None:
+            _complete(folder, run_id, run.reports)
+
+
+def _complete(folder: Folder, run_id: str, reports: tuple[ShardReport, ...]) -> RunManifest:
     manifest = RunManifest(
         run_id=run_id,
         shards=reports,
         statuses=dict(count_statuses(reports)),
         seconds=total_seconds(reports),
-        shared_keys=outcome.shared_keys,
+        shared_keys=count_shared_keys(folder, [report.parts["samples"] for report in reports]),
         finished_at=datetime.now(UTC),
     )
     write_manifest(folder, manifest)
+    return manifest
 
 
 def total_seconds(reports: Sequence[ShardReport]) -> dict[str, float]:

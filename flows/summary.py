@@ -37,6 +37,7 @@ class TagSummary(BaseModel):
     complete: bool
     ok: bool  # exit code 0
     next_steps: list[str]
+    more: list[TagSummary] = []  # further runs of the request: where labels were to be `new`, shards lacked other ones
 
     def lines(self) -> list[str]:
         """Return the summary as Markdown lines, readable as plain text."""
@@ -59,7 +60,8 @@ class TagSummary(BaseModel):
         if self.shared_keys:
             lines.append(f"- {self.shared_keys} keys stand in more than one shard; rows tell them apart by shard")
         lines += [f"- shard {t.shard}: {t.status}: {t.error}" for t in self.troubles[:10]]
-        return lines + [f"- next: {step}" for step in self.next_steps]
+        lines += [f"- next: {step}" for step in self.next_steps]
+        return lines + [line for summary in self.more for line in summary.lines()]
 
 
 def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
@@ -67,6 +69,7 @@ def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
     record = outcome.plan.record
     promotion = read_promotion(Folder(outcome.plan.request.store))
     now = list(outcome.reports.values())
+    own_seconds = wall_seconds - sum(other.wall_seconds for other in outcome.more)
     return TagSummary(
         run_id=record.run_id,
         dataset=record.dataset,
@@ -84,10 +87,11 @@ def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
         troubles=_troubles(outcome),
         decoded=sum(report.decoded for report in now),
         seconds={stage: round(value, 3) for stage, value in total_seconds(now).items()},
-        wall_seconds=round(wall_seconds, 3),
+        wall_seconds=round(own_seconds, 3),
         complete=outcome.complete,
         ok=outcome.whole,
         next_steps=_next_steps(outcome, promoted=promotion is not None and promotion.model_id == record.model_id),
+        more=[summarise(other, other.wall_seconds) for other in outcome.more],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -93,11 +93,23 @@ def finished_reports(folder: Folder, run_id: str, refs: Iterable[ShardRef]) -> d
     return {ref.shard: report for ref, report in known if _is_finished(report, ref, sizes)}
 
 
+def without_lost_parts(folder: Folder, runs: Iterable[StoredRun]) -> list[StoredRun]:
+    """Return the runs without those reports of partial ones whose parts are not there as they were written."""
+    return [_without_lost_parts(folder, run) if run.record.partial else run for run in runs]
+
+
+def _without_lost_parts(folder: Folder, run: StoredRun) -> StoredRun:
+    sizes = folder.sizes(run_path(run.record.run_id, ""))
+    return replace(run, reports=tuple(report for report in run.reports if _has_parts(report, sizes)))
+
+
 def _is_finished(report: ShardReport, ref: ShardRef, sizes: Mapping[str, int | None]) -> bool:
     """Whether a report is about these bytes, and every part of it is there with its size."""
-    return report.fingerprint == ref.fingerprint and all(
-        sizes.get(part.path) == part.bytes for part in report.parts.values()
-    )
+    return report.fingerprint == ref.fingerprint and _has_parts(report, sizes)
+
+
+def _has_parts(report: ShardReport, sizes: Mapping[str, int | None]) -> bool:
+    return all(sizes.get(part.path) == part.bytes for part in report.parts.values())
 
 
 def list_runs(folder: Folder) -> list[str]:

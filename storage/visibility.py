@@ -134,6 +134,12 @@ def _current(runs: Iterable[StoredRun]) -> Mapping[tuple[str, str], list[_Visit]
     return by_shard
 
 
+def current_reports(runs: Iterable[StoredRun]) -> dict[tuple[str, str], ShardReport]:
+    """Return by dataset and shard the newest report that has rows: what the store knows of the shard's bytes."""
+    visits = sorted(_visits(runs), key=lambda visit: visit.finished)
+    return {visit.shard: visit.report for visit in visits}
+
+
 def visible_labels(runs: Iterable[StoredRun], model_id: str) -> dict[tuple[str, str], dict[str, ScoredLabel]]:
     """Return by dataset and shard the labels that the views show of a model, as the run that counts scored them."""
     shown: dict[tuple[str, str], dict[str, ScoredLabel]] = {}

@@ -1,4 +1,4 @@
-"""Kill a tagging run with SIGKILL at every step of every write, finish it, and compare with a run left alone.
+"""Kill tagging, and applying a taxonomy, at every step of every write, finish it, and compare with one left alone.
 
 Run as a program by test_kill.py: `python -m tests.flows.dying FOLDER`. The store lies on a file system of our own that
 counts its steps and kills the process at the chosen one. Each run is a fork of this process, which has loaded the model
@@ -20,14 +20,19 @@ import fsspec
 import pyarrow.parquet as pq
 import torch
 
-from clipdecoder.encoders.model import load_model
+from flows.apply import plan_apply, run_apply
+from flows.models import load_model
+from schemas.config import ApplyRequest
 from storage.audit import audit_run
 from storage.catalog import open_catalog
 from storage.files import Folder
 from storage.query import run_query
+from storage.taxonomies import digest_in_force
 from tests.flows.disks import NEVER, DyingDisk
-from tests.flows.world import World, make_world, pictures
+from tests.flows.world import LABELS, World, make_world, pictures, taxonomy_text
 from tests.nasty import TEXT_AS_JPEG
+
+UNSEEN = "black-moon"  # in no taxonomy so far
 
 
 def in_fork(work: Callable[[], Any]) -> tuple[bool, Any]:
@@ -46,10 +51,13 @@ def in_fork(work: Callable[[], Any]) -> tuple[bool, Any]:
     return os.WIFSIGNALED(status), json.loads(text) if text else None
 
 
-def tag(world: World, store: str, dies_at: int = NEVER, **changes: Any) -> int:
-    """Tag, dying at a step; return the number of steps if alive."""
+Work = Callable[[str], object]  # does its work in the store at this URL
+
+
+def dying(work: Work, store: Path, dies_at: int = NEVER) -> int:
+    """Work in a store, dying at a step; return the number of steps if alive."""
     DyingDisk.dies_at, DyingDisk.steps = dies_at, 0
-    world.tag(store=f"dying://{store}", **changes)
+    work(f"dying://{store}")
     return DyingDisk.steps
 
 
@@ -77,8 +85,8 @@ def parts(store: Path) -> dict[str, str]:
     }
 
 
-def kill_everywhere(world: World, place: Path, begun: Path | None, **changes: Any) -> dict[str, Any]:
-    """Kill a run at each of its steps, finish it, and compare; `begun` is a store to start from, each time anew.
+def kill_everywhere(work: Work, place: Path, begun: Path | None) -> dict[str, Any]:
+    """Kill some work at each of its steps, finish it, and compare; `begun` is a store to start from, each time anew.
 
     Returns the number of steps, and whatever went wrong at any of them.
     """
@@ -90,42 +98,65 @@ def kill_everywhere(world: World, place: Path, begun: Path | None, **changes: An
         return store
 
     reference = fresh("reference")
-    _, steps = in_fork(lambda: tag(world, str(reference), **changes))
+    _, steps = in_fork(lambda: dying(work, reference))
     wrong = []
     for step in range(1, steps + 1):
         store = fresh(f"killed-{step}")
-        killed, _ = in_fork(lambda store=store, step=step: tag(world, str(store), step, **changes))
+        killed, _ = in_fork(lambda store=store, step=step: dying(work, store, step))
         broken = half_written(store) if store.exists() else []
         mixed = mixed_rows(store)
-        in_fork(lambda store=store: tag(world, str(store), **changes))
+        in_fork(lambda store=store: dying(work, store))
         passed = audit_run(Folder(str(store)), None).passed
-        if not killed or broken or mixed or parts(store) != parts(reference) or not passed:
+        same = parts(store) == parts(reference) and in_force(store) == in_force(reference)
+        if not killed or broken or mixed or not same or not passed:
             wrong.append({"step": step, "killed": killed, "broken": broken, "mixed": mixed, "audit": passed})
     return {"steps": steps, "wrong": wrong}
 
 
+def in_force(store: Path) -> str | None:
+    """Return the version of the world's taxonomy that is in force."""
+    return digest_in_force(Folder(str(store)), "t")
+
+
 def mixed_rows(store: Path) -> list[str]:
-    """Return shards that the views show with scores of samples that are not there: old scores beside new samples."""
+    """Return what the views show that was never true together: scores beside other samples, new labels without any."""
     if not (store / "models" / "current.json").exists():
         return []
-    query = "select distinct shard from scores where key is null"
+    queries = ["select distinct shard as wrong from scores where key is null"]
+    if in_force(store) is not None and UNSEEN in (store / "taxonomies" / f"{in_force(store)}.json").read_text():
+        scored = f"select key from scores where label_id = '{UNSEEN}'"
+        queries.append(f"select key as wrong from samples where status = 'ok' and key not in ({scored})")
     with open_catalog(str(store)) as connection:
-        return [row["shard"] for row in run_query(connection, query).to_pylist()]
+        return [row["wrong"] for query in queries for row in run_query(connection, query).to_pylist()]
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Return what came of killing a first run, and one for which a shard has changed and another one is retried."""
+    """Return what came of killing runs and an `apply`.
+
+    They are a first run, one for which a shard has changed and another one is retried, and a taxonomy with a new, a
+    reworded and a merged label.
+    """
     torch.set_num_threads(1)  # a fork has no thread pool
     fsspec.register_implementation("dying", DyingDisk)
-    load_model("bundled:scenes", device="cpu")
+    load_model(Folder(str(folder)), "bundled:scenes", "cpu")
     world = make_world(folder, shards=2, images=3)
-    results = {"first": kill_everywhere(world, folder / "first", None)}
+    results = {"first": kill_everywhere(lambda store: world.tag(store=store), folder / "first", None)}
     world.shard("00001", [*pictures(1, 2), ("bad.jpg", TEXT_AS_JPEG)])
     begun = folder / "begun"
-    in_fork(lambda: tag(world, str(begun)))
+    in_fork(lambda: dying(lambda store: world.tag(store=store), begun))
+    results["applied"] = kill_everywhere(lambda store: apply_grown(world, store), folder / "applied", begun)
     world.shard("00000", pictures(5, 1))
-    results["changed"] = kill_everywhere(world, folder / "changed", begun, retry_failed=True)
+    retry = folder / "changed"
+    results["changed"] = kill_everywhere(lambda store: world.tag(store=store, retry_failed=True), retry, begun)
     return results
+
+
+def apply_grown(world: World, store: str) -> None:
+    """Apply a taxonomy with something to score, something to show otherwise, and nothing to learn."""
+    text = taxonomy_text((*LABELS, UNSEEN)).replace("name: red circle", "name: crimson disc")
+    grown = world.folder / "grown.yaml"
+    grown.write_text(text.replace("name: white heart}", "name: white heart, merged_into: blue-star}"))
+    run_apply(plan_apply(ApplyRequest(taxonomy=str(grown), store=store, batch_size=4)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from schemas.errors import ConfigError, RequestError, RunError, StoreError, Taxo
 from schemas.sample import SampleStatus, ShardStatus
 from storage.audit import audit_run
 from storage.files import Folder, iter_leftovers
+from storage.findings import FindingCode
 from storage.models import promote, write_model
 from storage.parts import read_features
 from tests.flows.disks import NEVER, FullDisk
@@ -111,17 +113,50 @@ def test_reworded_labels_are_new(world: World) -> None:
     assert [label.label_id for label in world.tag(labels="new").plan.record.vocabulary] == ["red-circle"]
 
 
-def test_new_is_all_for_a_shard_that_was_never_tagged(world: World) -> None:
+def test_new_is_all_for_a_shard_that_was_never_tagged_and_nothing_for_the_others(world: World) -> None:
     first = world.tag(labels="new", shards=(str(world.folder / "shards" / "00000.tar"),))
     assert len(first.plan.vocabulary) == len(LABELS)
-    everything = world.tag(labels="new")
-    assert everything.plan.record.run_id == world.tag().plan.record.run_id, "all labels are new: the run of all"
-    assert everything.complete and sorted(everything.reports) == ["00000", "00001"]
+    rest = world.tag(labels="new")
+    assert rest.complete and list(rest.reports) == ["00001"] and len(rest.plan.vocabulary) == len(LABELS)
+    assert audit_run(Folder(world.store), None).passed
+    assert rest.plan.record.run_id != world.tag().plan.record.run_id, "the run of all is about every shard"
+
+
+def test_new_scores_on_each_shard_what_it_lacks(world: World) -> None:
+    first = world.tag(labels="new")
     world.shard("00002", pictures(2, 3))
     world.taxonomy.write_text(taxonomy_text((*LABELS, "black-moon")))
-    world.tag(labels="new")
+    second = world.tag(labels="new")
+    (grown,) = second.more
+    assert [len(run.plan.vocabulary) for run in (second, grown)] == [5, 1]
+    assert [sorted(run.reports) for run in (second, grown)] == [["00002"], ["00000", "00001"]]
+    assert second.complete and decoded(second) == 3 and decoded(grown) == 0
     counted = world.ask("select shard, count(distinct label_id) from scores group by 1 order by 1")
     assert counted == [("00000", 5), ("00001", 5), ("00002", 5)]
+    assert audit_run(Folder(world.store), None).passed
+    assert [summary.run_id for summary in summarise(second, 1.0).more] == [grown.plan.record.run_id]
+    world.taxonomy.write_text(taxonomy_text())
+    world.shard("00003", pictures(3, 2))
+    assert world.tag(labels="new").plan.record.run_id == first.plan.record.run_id, "the same question: the same run"
+    assert audit_run(Folder(world.store), None).passed
+
+
+def test_audit_finds_a_shard_that_no_run_of_new_labels_came_to(world: World) -> None:
+    world.tag(labels="new")
+    world.shard("00002", pictures(2, 3))
+    findings = audit_run(Folder(world.store), None).findings
+    assert [(finding.code, finding.shard) for finding in findings] == [(FindingCode.NO_REPORT, "00002")]
+
+
+def test_a_run_of_new_labels_that_was_killed_before_its_manifest_is_closed(world: World) -> None:
+    run_id = world.tag(labels="new").plan.record.run_id
+    manifest = Path(world.store, "runs", run_id, "manifest.json")
+    written = json.loads(manifest.read_text())
+    manifest.unlink()
+    assert not audit_run(Folder(world.store), None).passed
+    assert world.tag(labels="new").plan.vocabulary == ()
+    assert json.loads(manifest.read_text()) | {"finished_at": ""} == written | {"finished_at": ""}
+    assert audit_run(Folder(world.store), None).passed
 
 
 def test_going_back_to_older_texts_shows_their_scores_again(world: World) -> None:

@@ -1,0 +1,107 @@
+"""`clipdecoder taxonomy apply`: put a taxonomy file in force, score what is new, decide on retraining."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from flows.cli.options import BatchSize, Device, with_settings
+from flows.cli.orchestration import held, run_flow
+from flows.cli.output import Json, Store, print_json, print_lines, print_table, say, stderr
+
+if TYPE_CHECKING:
+    from flows.apply import ApplyPlan
+    from flows.apply_summary import ApplySummary
+    from schemas.config import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(apply)
+
+
+def apply(
+    file: Annotated[str, typer.Argument(help="Taxonomy file (path or URL).")],
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done and what it costs; write nothing.")
+    ] = False,
+    no_retrain: Annotated[
+        bool, typer.Option("--no-retrain", help="Decide on retraining, and leave it to `clipdecoder retrain`.")
+    ] = False,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Put a taxonomy in force: score added and reworded labels from stored features, and retrain if there is evidence.
+
+    Renamed, merged and retired labels change in the views alone. Scores of new labels appear with them. A label that
+    has scores may be retired or merged, and not removed. A command that was stopped goes on when it is given again.
+
+    Example: clipdecoder taxonomy apply taxonomy.yaml --plan
+    """
+    from flows.apply import plan_apply
+    from schemas.config import ApplyRequest, load_settings, make_request
+
+    given = {"taxonomy": file, "batch_size": batch_size, "device": device, "store": store}
+    settings = load_settings()
+    policy = {"policy": settings.retraining}
+    planned = plan_apply(make_request(ApplyRequest, **with_settings(ApplyRequest, given | policy)))
+    if plan:
+        _show(planned, as_json)
+        return
+    try:
+        summary = _run(planned, settings, retrain=not no_retrain)
+    except KeyboardInterrupt:
+        say("stopped; what is done stays done, and the same command goes on")
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(summary)
+    else:
+        print_lines(summary.lines())
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
+    """Carry out a plan in this process, through Prefect unless the settings say otherwise, with bars on a terminal."""
+    from flows.apply import ApplySteps, run_apply
+    from flows.apply_summary import summarise_apply
+    from flows.backfill import run_backfill
+    from flows.progress import watcher
+    from flows.retraining.run import run_retrain
+    from flows.run import RunOutcome, execute_here
+    from flows.training_progress import training_bar, training_watcher
+
+    with training_bar(stderr()) as watch:
+
+        def show(outcome: RunOutcome) -> None:
+            done = len(outcome.all_reports) + len(outcome.failures)
+            watch.on_progress("backfill", done, len(outcome.plan.shards))
+
+        if not settings.orchestrate:
+            steps = ApplySteps(
+                backfill=lambda part: run_backfill(part, execute_here, show),
+                retrain=(lambda request: run_retrain(request, watch)) if retrain else None,
+            )
+            return summarise_apply(run_apply(plan, steps))
+        from flows.deployed.apply import apply_taxonomy
+
+        with held(watcher, show), held(training_watcher, watch):
+            return cast("ApplySummary", run_flow(apply_taxonomy, plan.request, retrain=retrain))
+
+
+def _show(plan: ApplyPlan, as_json: bool) -> None:
+    from flows.apply_summary import describe_plan
+    from flows.taxonomy_summary import CHANGE_COLUMNS, change_rows
+
+    planned = describe_plan(plan)
+    if as_json:
+        print_json(planned)
+        return
+    print_lines(planned.head())
+    rows = change_rows(planned.diff, planned.cost)
+    if rows:
+        print_table(rows, CHANGE_COLUMNS)
+    print_lines(planned.lines())
