@@ -94,6 +94,9 @@ class RunRecord(Record):
     dataset: str
     root: str  # the shards' common folder; a shard's id is its path below it
     patterns: tuple[str, ...]
+    # Of the shards that the patterns name it is about those alone that lacked its labels; the others have theirs from
+    # other runs.
+    partial: bool = False
     model_id: str
     encoder_id: str
     scorer: Scorer

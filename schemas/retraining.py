@@ -126,6 +126,14 @@ class GateReport(Record):
     passed: bool
     at: datetime
 
+    @property
+    def holding(self) -> tuple[str, ...]:
+        """Gates that keep the old model: those that failed; if none did, those that could not be measured."""
+        if self.passed:
+            return ()
+        failed = tuple(gate.name for gate in self.gates if gate.passed is False)
+        return failed or tuple(gate.name for gate in self.gates if gate.passed is None)
+
 
 class RetrainOutcome(Record):
     """What became of a decision. `declined` trained nothing; `refused` trained, and a gate kept the old model."""

@@ -8,8 +8,11 @@ from schemas.errors import ModelError, one_of
 from schemas.manifest import ModelRecord, Promotion
 from storage.files import Folder
 from storage.records import find_json, read_json, write_json
+from storage.retraining import find_gates
 
 CURRENT = "models/current.json"
+WEIGHTS = "model.safetensors"  # of a checkpoint, beside its record
+CALIBRATION_FILE = "calibration.parquet"
 
 
 def model_path(model_id: str) -> str:
@@ -48,33 +51,85 @@ def read_promotion(folder: Folder) -> Promotion | None:
     return find_json(folder, CURRENT, Promotion)
 
 
-def promote(folder: Folder, model_id: str, reason: str) -> Promotion:
-    """Make the views show this model's scores, and remember which one they showed before.
+def promote(folder: Folder, model_id: str, reason: str, *, force: bool = False) -> Promotion:
+    """Make the views show this model's scores, and remember which ones they showed before.
+
+    Args:
+        folder: the store.
+        model_id: the model; it must be whole, so that no model is ever shown that is half written.
+        reason: why; kept with the promotion.
+        force: also where a comparison with the model that was promoted then kept it back; what is overridden is kept.
 
     Raises:
-        ModelError: the store has no such model.
+        ModelError: the store has no such model, it is not whole, or its gates were not passed.
     """
-    read_model(folder, model_id)
+    record = read_model(folder, model_id)
+    _check_whole(folder, record)
+    gates = find_gates(folder, model_id)
     before = read_promotion(folder)
     if before is not None and before.model_id == model_id:
         return before
+    if gates is not None and not gates.passed and not force:
+        raise ModelError(
+            f"model {model_id} did not pass {', '.join(gates.holding)} when it was compared with "
+            f"{gates.current_model_id} (`clipdecoder models show {model_id}` has the numbers); --force promotes it all "
+            "the same"
+        )
     promotion = Promotion(
         model_id=model_id,
         since=datetime.now(UTC),
         reason=reason,
         previous=before.model_id if before else None,
+        history=(*_history(before), before.model_id) if before else (),
+        forced=gates.holding if gates is not None else (),
     )
     write_json(folder, CURRENT, promotion)
     return promotion
 
 
 def rollback(folder: Folder, reason: str) -> Promotion:
-    """Promote the model that was promoted before the current one.
+    """Promote the model that was promoted before the current one. Asked twice, it goes two models back.
 
     Raises:
-        ModelError: there is no earlier model.
+        ModelError: there is no earlier model, or it is not whole.
     """
     current = read_promotion(folder)
-    if current is None or current.previous is None:
+    history = _history(current)
+    if current is None or not history:
         raise ModelError("no earlier model to go back to: no model was promoted in place of another in this store")
-    return promote(folder, current.previous, reason)
+    _check_whole(folder, read_model(folder, history[-1]))
+    promotion = Promotion(
+        model_id=history[-1],
+        since=datetime.now(UTC),
+        reason=reason,
+        previous=current.model_id,
+        history=history[:-1],
+    )
+    write_json(folder, CURRENT, promotion)
+    return promotion
+
+
+def _history(promotion: Promotion | None) -> tuple[str, ...]:
+    """Return the models that were promoted before, the oldest first."""
+    if promotion is None:
+        return ()
+    if "history" not in promotion.model_fields_set and promotion.previous is not None:
+        return (promotion.previous,)  # written before there was a history
+    return promotion.history
+
+
+def _check_whole(folder: Folder, record: ModelRecord) -> None:
+    """Refuse a checkpoint of which a file is not there: its record is written last, so it was whole once.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    if record.checkpoint is None:
+        return
+    there = folder.list(f"models/{record.model_id}")
+    missing = [name for name in (WEIGHTS, CALIBRATION_FILE) if f"models/{record.model_id}/{name}" not in there]
+    if missing:
+        raise ModelError(
+            f"model {record.model_id} is not whole: {', '.join(missing)} of it not in the store {folder.url!r}; "
+            "put it back, or train again"
+        )

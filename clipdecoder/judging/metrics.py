@@ -34,6 +34,11 @@ class OperatingPoints:
     num_positives: int
 
     @property
+    def num_images(self) -> int:
+        """Images of which something is known."""
+        return int(self.predicted_T[-1]) if len(self.predicted_T) else 0
+
+    @property
     def precision_T(self) -> NDArray[np.float64]:
         """Share of the predicted that is right; never a division by zero, as each threshold predicts something."""
         return np.asarray(self.true_positives_T / self.predicted_T)
@@ -69,25 +74,31 @@ def average_precision(logits_N: Floats, targets_N: Targets8) -> float:
     """Return the area under the precision-recall steps, `sum_t (recall_t - recall_(t-1)) * precision_t`.
 
     Without interpolation, equal logits as one step: scikit-learn's `average_precision_score`. 1 is a perfect ranking; a
-    constant logit gives the share of positives. NaN without positives.
+    constant logit gives the share of positives. NaN without positives, and without negatives: then every order is
+    perfect, and 1 would say nothing of the logits.
     """
     points = operating_points(logits_N, targets_N)
-    if points.num_positives == 0:
+    if points.num_positives in (0, points.num_images):
         return float("nan")
     return float(np.sum(np.diff(points.recall_T, prepend=0.0) * points.precision_T))
 
 
 def average_precisions(logits_NK: Floats, targets_NK: Targets8) -> NDArray[np.float64]:
-    """Return the average precision of each label, NaN for labels without positives."""
+    """Return the average precision of each label, NaN for labels that no image tells apart: see `rankable_labels`."""
     columns = zip(logits_NK.T, targets_NK.T, strict=True)
     return np.array([average_precision(logits_N, targets_N) for logits_N, targets_N in columns], np.float64)
+
+
+def rankable_labels(targets_NK: Targets8) -> NDArray[np.bool_]:
+    """Return which labels have both a positive and a negative, so that an order of images can be right or wrong."""
+    return np.asarray((targets_NK == 1).any(axis=0) & (targets_NK == 0).any(axis=0))
 
 
 def mean_average_precision(logits_NK: Floats, targets_NK: Targets8) -> tuple[float, NDArray[np.float64], int]:
     """Return mAP, the average precision of each label and the number of labels skipped.
 
-    Macro: every label counts the same, however rare. Labels without positives have no average precision (NaN); they are
-    skipped and counted. mAP is NaN if that leaves none.
+    Macro: every label counts the same, however rare. Labels without positives or without negatives have no average
+    precision (NaN); they are skipped and counted. mAP is NaN if that leaves none.
     """
     precisions_K = average_precisions(logits_NK, targets_NK)
     return mean_or_nan(precisions_K), precisions_K, int(np.isnan(precisions_K).sum())
@@ -105,7 +116,7 @@ def mean_or_nan(values_K: Floats) -> float:
 
 
 def chance_average_precisions(targets_NK: Targets8) -> NDArray[np.float64]:
-    """Return for each label the expected average precision of a random order of its images; NaN without positives.
+    """Return for each label the expected average precision of a random order of its images; NaN where it has none.
 
     With P of N images positive the k-th place is a positive with P / N, and then k - 1 places before it hold
     `(k - 1) (P - 1) / (N - 1)` more on average. Hence `(H_N + (P - 1) / (N - 1) * (N - H_N)) / N` with the harmonic
@@ -115,7 +126,7 @@ def chance_average_precisions(targets_NK: Targets8) -> NDArray[np.float64]:
     positives_K = (targets_NK == 1).sum(axis=0)
     harmonic_N1 = np.concatenate(([0.0], np.cumsum(1.0 / np.arange(1, len(targets_NK) + 1))))
     sum_K = harmonic_N1[known_K] + (positives_K - 1) / np.maximum(known_K - 1, 1) * (known_K - harmonic_N1[known_K])
-    return np.where(positives_K > 0, sum_K / np.maximum(known_K, 1), np.nan)
+    return np.where(rankable_labels(targets_NK), sum_K / np.maximum(known_K, 1), np.nan)
 
 
 def f1_at_k(scores_NK: Floats, targets_NK: Targets8, k: int) -> F1AtK:

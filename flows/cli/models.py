@@ -9,10 +9,15 @@ import typer
 from flows.cli.output import Json, Store, print_json, print_lines, print_table, store_url
 
 if TYPE_CHECKING:
-    from schemas.manifest import ModelRecord
+    from schemas.manifest import ModelRecord, Promotion
+    from schemas.retraining import GateReport
     from storage.files import Folder
 
-app = typer.Typer(no_args_is_help=True, help="Models of a store: list, show, promote, rollback.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models of a store: list, show, promote, rollback.")
+_COLUMNS = (
+    *("model_id", "promoted", "kind", "name", "architecture", "calibration", "seen_labels", "learned_from"),
+    "gates",
+)
 ModelId = Annotated[str, typer.Argument(help="A model id, from `clipdecoder models list`.")]
 
 
@@ -23,6 +28,7 @@ def list_models(store: Store = None, as_json: Json = False) -> None:
     Example: clipdecoder models list
     """
     from storage.models import read_models, read_promotion
+    from storage.retraining import find_gates
 
     folder = _store(store)
     promotion = read_promotion(folder)
@@ -36,50 +42,56 @@ def list_models(store: Store = None, as_json: Json = False) -> None:
             "calibration": record.calibration,
             "seen_labels": len(record.seen_labels),
             "learned_from": _learned_from(record),
+            "gates": _gates(find_gates(folder, record.model_id)),
         }
         for record in read_models(folder).values()
     ]
     if as_json:
         print_json(rows)
     else:
-        print_table(
-            rows, ["model_id", "promoted", "kind", "name", "architecture", "calibration", "seen_labels", "learned_from"]
-        )
+        print_table(rows, _COLUMNS)
 
 
 @app.command()
 def show(model_id: ModelId, store: Store = None, as_json: Json = False) -> None:
-    """Show all that the store knows of a model; of a trained or calibrated one, its card.
+    """Show all that the store knows of a model; of a trained one its card, and how it compared with the one before.
 
     Example: clipdecoder models show 0123456789abcdef
     """
     from storage.checkpoints import read_card
     from storage.models import read_model
+    from storage.retraining import find_gates
 
     folder = _store(store)
-    record = read_model(folder, model_id)
+    record, gates = read_model(folder, model_id), find_gates(folder, model_id)
     if as_json:
-        print_json(record)
-    elif record.checkpoint is not None:
+        print_json(record.model_dump(mode="json") | {"gates": gates.model_dump(mode="json") if gates else None})
+        return
+    if record.checkpoint is not None:
         print_lines(read_card(folder, model_id).splitlines())
     else:
         print_lines([f"{name}: {value}" for name, value in record.model_dump(mode="json").items()])
+    if gates is not None:
+        print_gates(gates)
 
 
 @app.command()
 def promote(
     model_id: ModelId,
     reason: Annotated[str, typer.Option(help="Why; kept with the promotion.")] = "by hand",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a model whose gates kept it back; that is kept with the promotion.")
+    ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Let the views `scores` and `tags` show this model.
+    """Let the views `scores` and `tags` show this model. One that did not pass its gates is refused.
 
     Example: clipdecoder models promote 0123456789abcdef --reason "better on the canary shard"
     """
     from storage.models import promote as promote_model
 
-    _tell(promote_model(_store(store), model_id, reason).model_dump(mode="json"), as_json)
+    _tell(promote_model(_store(store), model_id, reason, force=force), as_json)
 
 
 @app.command()
@@ -88,13 +100,13 @@ def rollback(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Go back to the model that was promoted before.
+    """Go back to the model that was promoted before. Asked twice, it goes two models back.
 
     Example: clipdecoder models rollback
     """
     from storage.models import rollback as roll_back
 
-    _tell(roll_back(_store(store), reason).model_dump(mode="json"), as_json)
+    _tell(roll_back(_store(store), reason), as_json)
 
 
 def _learned_from(record: ModelRecord) -> str:
@@ -103,17 +115,35 @@ def _learned_from(record: ModelRecord) -> str:
     if checkpoint is None:
         return ""
     trained, calibrated = checkpoint.data, checkpoint.calibration_data
-    parts = [f"{trained.images} images of {trained.dataset}"] if trained is not None else []
-    parts += [f"calibrated on {calibrated.images} of {calibrated.dataset}"] if calibrated is not None else []
+    parts = [f"{trained.images} images of {trained.datasets}"] if trained is not None else []
+    parts += [f"calibrated on {calibrated.images} of {calibrated.datasets}"] if calibrated is not None else []
     return ", ".join(parts)
 
 
-def _tell(promotion: dict[str, str | None], as_json: bool) -> None:
+def print_gates(report: GateReport) -> None:
+    """Print how a new model compared with the one before: why, and the numbers as tables."""
+    from flows.retraining.summary import GATE_COLUMNS, LABEL_COLUMNS, gate_lines, gate_rows, label_rows
+
+    print_lines(list(gate_lines(report)))
+    print_table(gate_rows(report), GATE_COLUMNS)
+    if report.labels:
+        print_table(label_rows(report), LABEL_COLUMNS)
+
+
+def _gates(report: GateReport | None) -> str:
+    """Say whether a model was kept back, and by which gates."""
+    if report is None:
+        return ""
+    return "passed" if report.passed else f"kept back by {', '.join(report.holding)}"
+
+
+def _tell(promotion: Promotion, as_json: bool) -> None:
     if as_json:
         print_json(promotion)
-    else:
-        before = f", in place of {promotion['previous']}" if promotion["previous"] else ""
-        print_lines([f"promoted {promotion['model_id']}{before}: {promotion['reason']}"])
+        return
+    before = f", in place of {promotion.previous}" if promotion.previous else ""
+    forced = f" (forced: {', '.join(promotion.forced)})" if promotion.forced else ""
+    print_lines([f"promoted {promotion.model_id}{before}: {promotion.reason}{forced}"])
 
 
 def _store(store: str | None) -> Folder:

@@ -1,0 +1,224 @@
+"""A new model beside the current one: on the same held-out images, and on the same canary shard.
+
+Shapes: N held-out images, K labels, C canary images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipdecoder.clock import StageClock
+from flows.features import shard_features
+from flows.ground_truth import AnnotatedImages, Watch, gather
+from flows.lesson import held_out
+from flows.models import load_recorded
+from flows.retraining.gates import GateCase, HeldOut, Tagged, judge
+from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, sources_of, usable
+from schemas.config import RetrainRequest
+from schemas.errors import RequestError, ShardError, StoreError
+from schemas.manifest import ModelRecord
+from schemas.retraining import GateReport
+from schemas.taxonomy import Taxonomy
+from schemas.training import Missing
+from storage.annotations import read_answers
+from storage.files import Folder
+from storage.runs import StoredRun
+
+if TYPE_CHECKING:
+    from clipdecoder.scoring.scores import VocabularyScorer
+    from flows.models import Model
+
+Key = tuple[str, str, int]  # dataset, shard, sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared, and on what."""
+
+    request: RetrainRequest
+    decision_id: str
+    taxonomy: Taxonomy
+    runs: Sequence[StoredRun]
+    canary: Canary | None
+    current: ModelRecord
+    new: ModelRecord
+
+    @property
+    def missing(self) -> Missing:
+        """What it means that a side file does not name a label: as in the new model's training."""
+        checkpoint = self.new.checkpoint
+        return checkpoint.train.missing if checkpoint is not None and checkpoint.train is not None else "negative"
+
+
+def compare(case: Comparison, watch: Watch = lambda stage, done, total: None) -> GateReport:
+    """Return how the new model compares. Nothing is written but features that had to be made.
+
+    Raises:
+        ModelError: one of the models cannot be loaded.
+        TaxonomyError: the current model cannot take a text of the taxonomy.
+        RunError: a shard cannot be read.
+        StoreError: the store cannot be written.
+    """
+    label_ids = tuple(label.id for label in case.taxonomy.active_labels())
+    current, new = (_Judged.load(case, record, label_ids) for record in (case.current, case.new))
+    held = _held_out(case, current, new, watch)
+    tagged = _tagged(case, current, new)
+    gates = GateCase(
+        policy=case.request.policy,
+        label_ids=label_ids,
+        current=case.current,
+        new=case.new,
+        held=held,
+        learned_from=current.model.learned_from,
+        tagged=tagged,
+    )
+    found = judge(gates)
+    return GateReport(
+        decision_id=case.decision_id,
+        current_model_id=case.current.model_id,
+        new_model_id=case.new.model_id,
+        held_out_images=found.images,
+        learned_by_current=found.left_aside,
+        canary=case.canary.name if case.canary is not None and isinstance(tagged, Tagged) else None,
+        canary_images=len(tagged.current_CK) if isinstance(tagged, Tagged) else 0,
+        gates=found.gates,
+        labels=found.labels,
+        passed=found.passed,
+        at=datetime.now(UTC),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """One of the two models, with the labels as its vocabulary."""
+
+    model: Model
+    scorer: VocabularyScorer
+    thresholds_K: NDArray[np.float64]
+
+    @classmethod
+    def load(cls, case: Comparison, record: ModelRecord, label_ids: Sequence[str]) -> _Judged:
+        """Load a model with its first scorer."""
+        model = load_recorded(Folder(case.request.store), record, case.request.device)
+        model.check_texts(case.taxonomy)
+        name = record.scorers[0]
+        return cls(
+            model=model,
+            scorer=model.scorer(case.taxonomy.vocabulary(label_ids), name),
+            thresholds_K=model.thresholds(label_ids, name),
+        )
+
+    def needs(self, *, tokens: bool = False) -> Needs:
+        """Return what of a shard it needs."""
+        return Needs(encoder_id=self.model.record.encoder_id, tokens=tokens or self.scorer.needs_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """Held-out images as one encoder sees them."""
+
+    keys: list[Key]
+    targets_NK: NDArray[np.int8]
+    fingerprints_N: NDArray[np.uint64]
+    logits_NK: list[NDArray[np.float32]]  # of each model
+
+
+def _held_out(case: Comparison, current: _Judged, new: _Judged, watch: Watch) -> HeldOut | None:
+    """Return the logits of both models on the held-out images; None if there is none that says anything."""
+    needs = current.needs(), new.needs()
+    if needs[0].encoder_id == needs[1].encoder_id:
+        both = current.needs(tokens=needs[1].tokens)
+        scored = [_score(case, both, [current.scorer, new.scorer], new, watch)]
+    else:
+        scored = [
+            _score(case, own, [judged.scorer], judged, watch) for own, judged in zip(needs, (current, new), strict=True)
+        ]
+    found = [each for each in scored if each is not None]
+    if len(found) < len(scored):
+        return None
+    first, last = found[0], found[-1]
+    # Two encoders may fail on different images.
+    places, others = _common(first.keys, last.keys)
+    return HeldOut(
+        targets_NK=first.targets_NK[places],
+        fingerprints_N=first.fingerprints_N[places],
+        current_NK=first.logits_NK[0][places],
+        new_NK=last.logits_NK[-1][others],
+    )
+
+
+def _score(
+    case: Comparison, needs: Needs, scorers: Sequence[VocabularyScorer], judged: _Judged, watch: Watch
+) -> _Scored | None:
+    """Return what one encoder's models say of the held-out images; None if there are none, or none that has a label."""
+    from clipdecoder.scoring.scores import all_logits
+
+    folder, share = Folder(case.request.store), case.request.policy.held_out_share
+    answers = read_answers(folder)
+    reports, _ = usable(folder, annotated_reports(folder, case.runs, answers), needs)
+    sources = sources_of(datasets_of(case.runs, reports), case.request.store, case.request, needs)
+    try:
+        with gather(
+            sources,
+            judged.model.encoders.image,
+            case.taxonomy,
+            answers,
+            watch,
+            only=lambda row: held_out(row, share),
+        ) as images:
+            return _Scored(
+                keys=_keys(images),
+                targets_NK=images.targets([label.id for label in case.taxonomy.active_labels()], case.missing).dense(),
+                fingerprints_N=images.fingerprints,
+                logits_NK=[all_logits(images.embeddings_ND, images.tokens_NTC, scorer) for scorer in scorers],
+            )
+    except StoreError:
+        raise
+    except RequestError:  # the training found annotated images, so that it is the held-out ones which are wanting
+        return None
+
+
+def _keys(images: AnnotatedImages) -> list[Key]:
+    return [(dataset, row.shard, row.sample) for dataset, row in zip(images.datasets, images.rows, strict=True)]
+
+
+def _common(first: Sequence[Key], last: Sequence[Key]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the images that both have, in one order."""
+    place = {key: number for number, key in enumerate(last)}
+    pairs = [(number, place[key]) for number, key in enumerate(first) if key in place]
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _tagged(case: Comparison, current: _Judged, new: _Judged) -> Tagged | str:
+    """Return the tags of both models on the canary, or why there are none."""
+    if case.current.calibration == "none":
+        return "the current model is not calibrated, so its tags are no yardstick"
+    if case.canary is None:
+        return "no shard with images is tagged"
+    try:
+        tags = [_tags(case, case.canary, judged) for judged in (current, new)]
+    except ShardError as error:
+        return f"the canary shard cannot be read: {error}"
+    return Tagged(current_CK=tags[0], new_CK=tags[1])
+
+
+def _tags(case: Comparison, canary: Canary, judged: _Judged) -> NDArray[np.bool_]:
+    """Return the tags that a model gives the canary.
+
+    Raises:
+        ShardError: its features are not stored, and the shard is gone or has changed.
+    """
+    from clipdecoder.judging.tag_changes import tags_of
+    from clipdecoder.scoring.scores import all_logits
+
+    wanted = canary.wanted(case.request.store, case.request, judged.needs())
+    features = shard_features(wanted, canary.ref, judged.model.encoders.image, StageClock())[0]
+    logits_CK = all_logits(features.embeddings_ND, features.tokens_NTC, judged.scorer)
+    return tags_of(judged.scorer.maps.scores(logits_CK), judged.thresholds_K)

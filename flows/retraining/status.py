@@ -1,0 +1,162 @@
+"""Where a store stands: its taxonomies in force, what they lack, what was decided on retraining, the model shown.
+
+From records and listings alone: no model is loaded, no shard is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from flows.retraining.summary import decision_lines, gate_rows, outcome_lines
+from flows.taxonomy_cost import TaxonomyCost, cost_of
+from flows.taxonomy_summary import dataset_line
+from schemas.manifest import ModelRecord, Promotion, TaxonomyInForce
+from schemas.record import Record
+from schemas.retraining import GateReport, RetrainDecision, RetrainOutcome
+from storage.catalog import check_store
+from storage.files import Folder
+from storage.models import read_models, read_promotion
+from storage.retraining import find_gates, find_outcome, read_decisions
+from storage.taxonomies import read_taxonomy, taxonomies_in_force
+
+
+class ModelStatus(Record):
+    """The model whose scores the views show."""
+
+    model_id: str
+    name: str
+    since: datetime
+    reason: str
+    previous: str | None
+    forced: tuple[str, ...]  # gates that were overridden
+    seen_labels: int
+
+
+class TaxonomyStatus(Record):
+    """One taxonomy in force."""
+
+    name: str
+    digest: str
+    since: datetime
+    labels: int
+    active: int
+    seen: int  # active labels that the model was trained on
+    novel: int  # the other active ones
+    lacking: TaxonomyCost  # labels without scores, by dataset
+    decision: RetrainDecision | None  # the newest
+    outcome: RetrainOutcome | None  # of that decision
+    gates: GateReport | None  # of the model that came of it
+
+
+class StoreStatus(Record):
+    """What `taxonomy status --json` prints."""
+
+    store: str
+    model: ModelStatus | None
+    taxonomies: tuple[TaxonomyStatus, ...]
+
+    def lines(self) -> list[str]:
+        """Return the status as text."""
+        return [_model_line(self.model), *(line for taxonomy in self.taxonomies for line in _lines(taxonomy))]
+
+
+def store_status(folder: Folder) -> StoreStatus:
+    """Return where a store stands.
+
+    Raises:
+        StoreError: there is no store, or it cannot be read.
+    """
+    check_store(folder)
+    promotion, models = read_promotion(folder), read_models(folder)
+    model = models.get(promotion.model_id) if promotion is not None else None
+    decisions = read_decisions(folder)
+    return StoreStatus(
+        store=folder.url,
+        model=_model_status(promotion, model),
+        taxonomies=tuple(_taxonomy_status(folder, record, model, decisions) for record in taxonomies_in_force(folder)),
+    )
+
+
+def _model_status(promotion: Promotion | None, model: ModelRecord | None) -> ModelStatus | None:
+    if promotion is None or model is None:
+        return None
+    return ModelStatus(
+        model_id=model.model_id,
+        name=model.name,
+        since=promotion.since,
+        reason=promotion.reason,
+        previous=promotion.previous,
+        forced=promotion.forced,
+        seen_labels=len(model.seen_labels),
+    )
+
+
+def _taxonomy_status(
+    folder: Folder, record: TaxonomyInForce, model: ModelRecord | None, decisions: Sequence[RetrainDecision]
+) -> TaxonomyStatus:
+    taxonomy = read_taxonomy(folder, record.digest)
+    active = {label.id for label in taxonomy.active_labels()}
+    seen = active & set(model.seen_labels if model is not None else ())
+    newest = max(
+        (decision for decision in decisions if decision.taxonomy == record.name),
+        key=lambda decision: decision.decided_at,
+        default=None,
+    )
+    outcome = find_outcome(folder, newest.decision_id) if newest is not None else None
+    return TaxonomyStatus(
+        name=record.name,
+        digest=record.digest,
+        since=record.since,
+        labels=len(taxonomy.labels),
+        active=len(active),
+        seen=len(seen),
+        novel=len(active - seen),
+        lacking=cost_of(folder, taxonomy),
+        decision=newest,
+        outcome=outcome,
+        gates=find_gates(folder, outcome.model_id) if outcome is not None and outcome.model_id is not None else None,
+    )
+
+
+def _model_line(model: ModelStatus | None) -> str:
+    if model is None:
+        return "model: none is promoted yet"
+    before = f", in place of {model.previous}" if model.previous else ""
+    forced = f" (forced: {', '.join(model.forced)})" if model.forced else ""
+    return (
+        f"model {model.model_id} ({model.name}) since {_time(model.since)}{before}: {model.reason}{forced}; "
+        f"{model.seen_labels} seen labels"
+    )
+
+
+def _lines(status: TaxonomyStatus) -> Iterator[str]:
+    yield (
+        f"taxonomy {status.name}: version {status.digest} since {_time(status.since)}; {status.active} active labels, "
+        f"{status.seen} seen and {status.novel} novel"
+    )
+    lacking = status.lacking.lacking
+    if lacking:
+        yield f"- not scored yet: {len(lacking)} labels; `clipdecoder backfill` scores them"
+        yield from (f"- {dataset_line(cost)}" for cost in status.lacking.datasets if cost.labels)
+    else:
+        yield "- every label is scored on every tagged shard"
+    if status.decision is None:
+        yield "- retraining: not decided yet; `clipdecoder retrain` decides"
+        return
+    yield from decision_lines(status.decision)
+    if status.decision.taxonomy_digest != status.digest:
+        yield f"- this was decided for version {status.decision.taxonomy_digest}"
+    if status.gates is not None:
+        yield from (
+            f"- gate {row['gate']} ({row['limit']}): {row['before']} before, {row['after']} after, {row['verdict']}"
+            for row in gate_rows(status.gates)
+        )
+    if status.outcome is not None:
+        yield from outcome_lines(status.outcome)
+    elif status.decision.retrain:
+        yield "outcome: not yet; `clipdecoder retrain` carries it out"
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

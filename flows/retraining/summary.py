@@ -1,0 +1,123 @@
+"""What a retraining says: the decision with its reasons, the gates as a table, the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from flows.evaluation_tables import decimal, percent
+from schemas.retraining import Gate, GateReport, LabelComparison, LabelEvidence, RetrainDecision, RetrainOutcome
+
+GATE_COLUMNS = ("gate", "limit", "before", "after", "verdict")
+LABEL_COLUMNS = ("label", "group", "positives", "AP before", "AP after", "rate before", "rate after")
+EVIDENCE_COLUMNS = ("label", "positives", "negatives", "seen", "retrain", "reason")
+
+_LIMITS = {
+    "seen_map": "falls by {} at most",
+    "novel_map": "falls by {} at most",
+    "positive_rate": "changes by {} at most",
+    "flip_rate": "{} at most",
+}
+
+
+def decision_lines(decision: RetrainDecision) -> Iterator[str]:
+    """Yield the decision in sentences, readable as Markdown and as plain text."""
+    yield (
+        f"retraining on taxonomy {decision.taxonomy}: {'yes' if decision.retrain else 'no'} "
+        f"(decision {decision.decision_id})"
+    )
+    yield from (f"- {reason}" for reason in decision.reasons)
+
+
+def outcome_lines(outcome: RetrainOutcome) -> Iterator[str]:
+    """Yield what came of a decision."""
+    model = f", model {outcome.model_id}" if outcome.model_id is not None else ""
+    yield f"outcome: {outcome.state}{model}"
+    yield from (f"- {reason}" for reason in outcome.reasons)
+
+
+def gate_lines(report: GateReport) -> Iterator[str]:
+    """Yield what was compared, and why each gate is as it is."""
+    yield (
+        f"gates of model {report.new_model_id} against {report.current_model_id}: "
+        f"{'passed' if report.passed else 'not passed'}"
+    )
+    left = f" ({report.learned_by_current} others left aside: the old model learned from them)"
+    yield f"- {report.held_out_images} held-out images" + (left if report.learned_by_current else "")
+    if report.canary is not None:
+        yield f"- canary {report.canary}: {report.canary_images} images"
+    yield from (f"- {gate.name}: {gate.why}" for gate in report.gates)
+
+
+def gate_rows(report: GateReport) -> list[dict[str, str]]:
+    """Return a row for each gate."""
+    return [
+        {
+            "gate": gate.name,
+            "limit": _LIMITS[gate.name].format(decimal(gate.limit)),
+            "before": decimal(gate.before),
+            "after": decimal(gate.after),
+            "verdict": verdict(gate),
+        }
+        for gate in report.gates
+    ]
+
+
+def label_rows(report: GateReport) -> list[dict[str, str | int]]:
+    """Return a row for each label that was compared; what the new model learned comes first."""
+    order = ("learned", "seen", "novel")
+    ranked = sorted(report.labels, key=lambda label: (order.index(label.group), label.label_id))
+    return [_label_row(label) for label in ranked]
+
+
+def _label_row(label: LabelComparison) -> dict[str, str | int]:
+    values = (
+        label.label_id,
+        label.group,
+        label.positives,
+        percent(label.ap_before),
+        percent(label.ap_after),
+        percent(label.rate_before),
+        percent(label.rate_after),
+    )
+    return dict(zip(LABEL_COLUMNS, values, strict=True))
+
+
+def evidence_rows(labels: Sequence[LabelEvidence]) -> list[dict[str, str | int]]:
+    """Return a row for each label that has evidence; those that ask for retraining come first."""
+    ranked = sorted(labels, key=lambda label: (not label.retrain, -label.positives, label.label_id))
+    return [
+        {
+            "label": label.label_id,
+            "positives": label.positives,
+            "negatives": label.negatives,
+            "seen": "yes" if label.seen else "no",
+            "retrain": "yes" if label.retrain else "no",
+            "reason": label.reason,
+        }
+        for label in ranked
+    ]
+
+
+def verdict(gate: Gate) -> str:
+    """Return a gate's verdict in one or two words."""
+    return {True: "passed", False: "failed", None: "not measured"}[gate.passed]
+
+
+def markdown(decision: RetrainDecision, report: GateReport | None = None, outcome: RetrainOutcome | None = None) -> str:
+    """Return all of it as one Markdown text."""
+    lines = [*decision_lines(decision), "", *_table(EVIDENCE_COLUMNS, evidence_rows(decision.labels))]
+    if report is not None:
+        lines += ["", *gate_lines(report), "", *_table(GATE_COLUMNS, gate_rows(report))]
+        lines += ["", *_table(LABEL_COLUMNS, label_rows(report))]
+    if outcome is not None:
+        lines += ["", *outcome_lines(outcome)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[dict[str, str]] | Sequence[dict[str, str | int]]) -> Iterator[str]:
+    if not rows:
+        return
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for row in rows:
+        yield f"| {' | '.join(str(row[column]) for column in columns)} |"
