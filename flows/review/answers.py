@@ -1,0 +1,93 @@
+"""`review import`: the page's answers file, or a Label Studio export of our tasks, becomes annotations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from flows.review.label_studio import ExportedTask
+from schemas.errors import RequestError
+from schemas.review import ANSWERS_FORMAT, AnswersFile, ReviewImport
+from storage.annotations import Annotation, write_annotations
+from storage.catalog import open_catalog
+from storage.files import Folder, read_text
+from storage.review import known_pictures, review_labels
+
+SOURCE = "review"
+_EXPECTED = (
+    "expected the file that the page of `clipdecoder review export` saves, or a JSON export (not JSON-MIN) of its "
+    "tasks from Label Studio; other annotations come in with `clipdecoder annotations import`"
+)
+
+
+def run_import(store: str, location: str) -> ReviewImport:
+    """Bring answers into the store's annotations, all of them or none. The same file twice changes nothing.
+
+    Args:
+        store: URL of the store that the questions came from.
+        location: path or URL of the file.
+
+    Raises:
+        RequestError: the file cannot be read, is of another kind, or has no answer.
+        StoreError: there is no such store, or it has none of the pictures that were answered.
+    """
+    annotations = _read(location)
+    if not annotations:
+        raise RequestError(f"{location}: no question is answered in it yet")
+    with open_catalog(store) as connection:
+        known = known_pictures(connection, sorted({each.key for each in annotations}))
+        labels = {label.label_id for label in review_labels(connection)}
+    strange = sum((each.dataset, each.shard, each.key) not in known for each in annotations)
+    if strange == len(annotations):
+        raise RequestError(
+            f"{location}: the store {store!r} has none of its {strange} pictures, such as "
+            f"{annotations[0].key!r} of {annotations[0].dataset!r}; give the store that the questions came from"
+        )
+    written = write_annotations(Folder(store), annotations)
+    values = Counter(each.value for each in annotations)
+    return ReviewImport(
+        answers=len(annotations),
+        yes=values[1],
+        no=values[0],
+        unsure=values[None],
+        labels=len({each.label_id for each in annotations}),
+        unknown_pictures=strange,
+        unknown_labels=tuple(sorted({each.label_id for each in annotations} - labels)),
+        path=written.path,
+        new=written.new,
+    )
+
+
+def _read(location: str) -> list[Annotation]:
+    text = read_text(location)
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RequestError(f"{location} is not JSON; {_EXPECTED}") from None
+    try:
+        if isinstance(data, dict) and data.get("format") == ANSWERS_FORMAT:
+            return _of_page(text)
+        if isinstance(data, list) and all(isinstance(task, dict) and "annotations" in task for task in data):
+            return _of_label_studio(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RequestError(f"{location}: {where}: {problem['msg']}; {_EXPECTED}") from None
+    raise RequestError(f"{location} is JSON of another kind; {_EXPECTED}")
+
+
+def _of_page(text: str) -> list[Annotation]:
+    answers = AnswersFile.model_validate_json(text).answers
+    return [Annotation(**answer.model_dump(), source=SOURCE) for answer in answers]
+
+
+def _of_label_studio(data: list[Any]) -> list[Annotation]:
+    tasks = TypeAdapter(list[ExportedTask]).validate_python(data)
+    return [
+        Annotation(**task.data.model_dump(), value=value, source=source, at=at)
+        for task in tasks
+        for value, source, at in task.answers()
+    ]

@@ -1,0 +1,136 @@
+"""`review export`: choose the questions, read their pictures, write the page and the Label Studio files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flows.evaluation_pictures import data_url, read_thumbnails
+from flows.review.label_studio import LABEL_CONFIG, label_studio_tasks
+from flows.review.page import PICTURE_BYTES, SIZES, review_page
+from flows.review.selection import Task, choose_tasks
+from schemas.errors import ConfigError, StoreError, one_of
+from schemas.review import ReviewedLabel, ReviewExport, ReviewRequest
+from storage.catalog import open_catalog
+from storage.files import Folder
+from storage.review import ReviewLabel, ReviewPool, review_labels, review_pool, shown_scorer
+from storage.runs import read_runs
+
+Watch = Callable[[int, int], None]  # shards read, of how many
+
+PAGE, TASKS, CONFIG = "review.html", "tasks.json", "label-config.xml"
+
+
+def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, total: None) -> ReviewExport:
+    """Write `review.html`, `tasks.json` and `label-config.xml` into a folder, and return what they hold.
+
+    Where nothing is left to ask, nothing is written.
+
+    Raises:
+        StoreError: there is no store, nothing in it was scored, or the folder cannot be written.
+        ConfigError: a label that was asked for is no active label of the store.
+    """
+    with open_catalog(request.store) as connection:
+        shown = shown_scorer(connection)
+        if shown is None:
+            raise StoreError(
+                f"the views of {request.store!r} show no score to choose by; `clipdecoder tag` or "
+                "`clipdecoder taxonomy apply` computes them"
+            )
+        labels = _asked_labels(review_labels(connection), request)
+        ids = [label.label_id for label in labels]
+        pool = review_pool(connection, ids, per_label=request.per_label, seed=request.seed)
+    model_id = shown["model_id"]
+    chosen = choose_tasks(labels, pool, per_label=request.per_label, limit=request.limit)
+    pictures = _pictures(request, chosen, watch)
+    tasks = [task for task in chosen if _content(task) in pictures]
+    urls = [pictures[_content(task)] for task in tasks]
+    files, page_bytes = _write(Folder(str(to)), tasks, urls, model_id) if tasks else ((), 0)
+    return _summary(
+        model_id=model_id,
+        labels=labels,
+        tasks=tasks,
+        pool=pool,
+        unreadable=len(chosen) - len(tasks),
+        page_bytes=page_bytes,
+        files=tuple(str(to / name) for name in files),
+    )
+
+
+def _asked_labels(labels: Sequence[ReviewLabel], request: ReviewRequest) -> list[ReviewLabel]:
+    known = {label.label_id: label for label in labels}
+    unknown = [label_id for label_id in request.labels or () if label_id not in known]
+    if unknown:
+        raise ConfigError("; ".join(one_of("active label", label_id, known) for label_id in unknown))
+    return [known[label_id] for label_id in dict.fromkeys(request.labels)] if request.labels else list(labels)
+
+
+def _content(task: Task) -> str:
+    return task.candidate.sha256
+
+
+def _pictures(request: ReviewRequest, tasks: Sequence[Task], watch: Watch) -> dict[str, str]:
+    """Return by content the pictures of the tasks as data URLs; those that cannot be read any more are absent."""
+    runs = read_runs(Folder(request.store))
+    urls = {(run.record.dataset, report.shard): report.url for run in runs for report in run.reports}
+    # Datasets may have shards of the same name, so places are named by URL here. One place for each content is enough.
+    first = {_content(task): task.candidate for task in reversed(tasks)}
+    contents = {(urls[each.dataset, each.shard], each.sample): content for content, each in first.items()}
+    found = read_thumbnails(
+        contents,
+        {url: url for url, _ in contents},
+        max_pixels=request.max_pixels,
+        budget_bytes=PICTURE_BYTES,
+        sizes=SIZES,
+        contents=contents,
+        on_shard=watch,
+    )
+    return {contents[place]: data_url(picture) for place, picture in found.items()}
+
+
+def _write(folder: Folder, tasks: Sequence[Task], urls: Sequence[str], model_id: str) -> tuple[tuple[str, ...], int]:
+    """Write the files and return their names, and how large the page is."""
+    page = review_page(tasks, urls, model_id).encode()
+    folder.write_bytes(PAGE, page)
+    folder.write_bytes(TASKS, json.dumps(label_studio_tasks(tasks, urls, model_id), indent=1).encode())
+    folder.write_bytes(CONFIG, LABEL_CONFIG.encode())
+    return (PAGE, TASKS, CONFIG), len(page)
+
+
+def _summary(
+    *,
+    model_id: str,
+    labels: Sequence[ReviewLabel],
+    tasks: Sequence[Task],
+    pool: ReviewPool,
+    unreadable: int,
+    page_bytes: int,
+    files: tuple[str, ...],
+) -> ReviewExport:
+    asked = {task.label.label_id: task.label for task in tasks}
+    reasons = Counter((task.label.label_id, task.reason) for task in tasks)
+    return ReviewExport(
+        model_id=model_id,
+        tasks=len(tasks),
+        novel=sum(not task.label.seen for task in tasks),
+        seen=sum(task.label.seen for task in tasks),
+        labels=tuple(
+            ReviewedLabel(
+                label_id=label.label_id,
+                name=label.name,
+                seen=label.seen,
+                near=reasons[label.label_id, "near"],
+                top=reasons[label.label_id, "top"],
+                random=reasons[label.label_id, "random"],
+            )
+            for label in asked.values()
+        ),
+        labels_without=tuple(label.label_id for label in labels if label.label_id not in asked),
+        duplicates=pool.duplicates,
+        answered_before=pool.answered,
+        unreadable=unreadable,
+        page_bytes=page_bytes,
+        files=files,
+    )
