@@ -33,7 +33,7 @@ from storage.patterns import ShardRef
 # Two groups at a time: one reads and writes while the other computes. The model is shared.
 WORKERS = 2
 RETRIES = 2
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
 
 
 @task(name="tag-group", cache_policy=NO_CACHE, persist_result=False, retries=RETRIES, retry_delay_seconds=[5, 30])
@@ -60,7 +60,7 @@ def execute_with_prefect(plan: TagPlan, groups: Groups, stop: Stop) -> Iterator[
         yield first.result()
 
 
-@flow(name="tag", task_runner=_RUNNER, persist_result=False)
+@flow(name="tag", task_runner=RUNNER, persist_result=False)
 def tag(request: TagRequest) -> TagSummary | State:
     """Tag shards with a vocabulary and write the scores to the store. The same request resumes.
 
@@ -75,7 +75,8 @@ def tag_and_report(request: TagRequest) -> TagSummary:
     started = time.perf_counter()
     outcome = run_tag(plan_tag(request), execute_with_prefect, watcher.get())
     summary = summarise(outcome, time.perf_counter() - started)
-    publish(outcome, summary)
+    for run, its_summary in zip((outcome, *outcome.more), (summary, *summary.more), strict=True):
+        publish(run, its_summary)
     return summary
 
 

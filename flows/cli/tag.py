@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from flows.cli.orchestration import run_flow
 from flows.cli.output import Json, Store, print_json, print_lines, say, stderr
 
 if TYPE_CHECKING:
@@ -131,27 +132,9 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
         if not settings.orchestrate:
             started = time.perf_counter()
             return summarise(run_tag_here(plan, watcher.get()), time.perf_counter() - started)
-        return _run_flow(request)
+        from flows.tag import tag as tag_flow
 
-
-def _run_flow(request: TagRequest) -> TagSummary:
-    """Run the flow and return its summary, which a failed run has as well."""
-    from flows.tag import tag as tag_flow
-
-    try:
-        result: Any = tag_flow(request, return_state=True).result(raise_on_failure=False)
-    except RuntimeError as error:
-        if "Failed to reach API" not in str(error):
-            raise
-        from schemas.errors import ConfigError
-
-        raise ConfigError(
-            f"the Prefect server does not answer ({error}); start it, unset PREFECT_API_URL, or set "
-            "CLIPDECODER_ORCHESTRATE=false to run without Prefect"
-        ) from None
-    if isinstance(result, Exception):
-        raise result
-    return cast("TagSummary", result)
+        return cast("TagSummary", run_flow(tag_flow, request))
 
 
 def _with_defaults(given: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -1,18 +1,14 @@
-"""The Prefect side: the flow on a real server, its artifacts, its failed state, and the deployments of prefect.yaml."""
+"""The Prefect side: the flow on a real server, its artifacts, its failed state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.flows.world import World
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("default")  # Prefect's own dependencies warn
 
 
@@ -67,30 +63,3 @@ def test_a_budget_stops_groups_that_have_not_begun(prefect_server: None, world: 
     state = tag(world.request(max_bad=0.1, shards_per_task=1), return_state=True)
     summary = state.result(raise_on_failure=False)
     assert state.is_failed() and summary.tagged < 12
-
-
-def deployments() -> list[dict[str, Any]]:
-    return list(yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"])
-
-
-@pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])
-def test_deployments_fit_their_flows(deployment: dict[str, Any]) -> None:
-    path, _, name = deployment["entrypoint"].partition(":")
-    flow = getattr(import_module(path.removesuffix(".py").replace("/", ".")), name)
-    flow.validate_parameters(deployment["parameters"])
-    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-
-
-def test_a_misspelt_parameter_does_not_fit() -> None:
-    from prefect.exceptions import ParameterTypeError
-
-    from flows.tag import tag
-
-    with pytest.raises(ParameterTypeError):
-        tag.validate_parameters({"request": {"shards": ["a.tar"], "taxonomy": "t", "store": "s", "flor": 1}})
-
-
-def test_prefect_yaml_names_the_locked_version() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    version = yaml.safe_load((ROOT / "prefect.yaml").read_text())["prefect-version"]
-    assert f"\nprefect=={version} " in lock
