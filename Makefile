@@ -1,9 +1,10 @@
 # Everything a person or CI runs. Each target installs what it needs on a machine with python3 >= 3.11 and venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu check format bench lock clean
+.PHONY: help install demo test test-e2e test-gpu browser check format bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export UV_NO_PROGRESS := 1
 
 help: ## Show this list
@@ -22,7 +23,14 @@ demo: install ## Play the whole story offline, in ./demo
 	$(BIN)/clipdecoder demo
 
 test: install ## Run the tests (CPU, no network)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not e2e and not browser"
+
+test-e2e: install browser ## Run the tests with a Prefect server and worker, the demo, and a real browser
+	$(BIN)/python -m pytest -m "e2e or browser"
+
+browser: ## Install Chromium and its driver where they are missing (Debian's packages)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		{ $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium chromium-driver; }
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

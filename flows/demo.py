@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from examples.scenes.__main__ import DEFAULT_SEED, write_scenes
+from examples.scenes.answers import write_answers
 from examples.scenes.render import LABELS, NEVER_IN_CAPTIONS, taxonomy_yaml
 from flows.contact_sheet import write_contact_sheet
 from schemas.errors import RequestError
+from schemas.evaluation import Evaluation
 from storage.files import Folder
 from storage.models import read_models
 
 SHARDS = 4
 NOVEL_LABELS = 16
 SEEDS = {"test": 1, "annotated": 2}  # pictures of their own
+NEW_LABEL = "heart"  # of any colour: no picture that was tagged says so in its labels
 _MARK = "made by clipdecoder demo"
 
 _QUESTIONS = (
@@ -83,6 +86,8 @@ def play(to: Path, pictures: int, *, run: Run, show: Run, tell: Tell) -> None:
 
     _train(to, pictures // 3, run=run, show=show, tell=tell)
 
+    _grow(to, run=run, show=show, tell=tell)
+
     tell("The best pictures of each label, on one page")
     show("python", "-m", "flows.contact_sheet", store, str(to / "contact-sheet.html"))
     write_contact_sheet(store, to / "contact-sheet.html")
@@ -97,7 +102,8 @@ def _train(to: Path, pictures: int, *, run: Run, show: Run, tell: Tell) -> None:
     tell(f"Train a decoder on these pictures. {NOVEL_LABELS} labels are held out: nothing of them is used")
     shared = ("--taxonomy", taxonomy, "--store", store)
     shards = str(to / "shards" / "*.tar")
-    run("train", shards, *shared, "--base", "bundled:scenes", "--novel", str(novel), "--name", "scenes")
+    aside = ("--held-out-share", "0.2")  # of the pictures, kept back to compare this model with the next one
+    run("train", shards, *shared, "--base", "bundled:scenes", "--novel", str(novel), "--name", "scenes", *aside)
     trained = _newest_model(store)
 
     tell("What is it worth, on labels that it saw and on labels that it never saw? Other pictures are the judge")
@@ -115,12 +121,55 @@ def _train(to: Path, pictures: int, *, run: Run, show: Run, tell: Tell) -> None:
     run("sql", _BY_KNOWLEDGE, "--store", store)
 
 
+def _grow(to: Path, *, run: Run, show: Run, tell: Tell) -> None:
+    """Add a label, score it at once, answer for it, and let the store retrain, judge and promote."""
+    store, taxonomy, answers = str(to / "store"), to / "taxonomy.yaml", to / "answers.csv"
+    shared, test = ("--taxonomy", str(taxonomy), "--store", store), str(to / "test" / "*.tar")
+
+    tell(f"The taxonomy owner adds a label: {NEW_LABEL}, of any colour. What does that cost?")
+    taxonomy.write_text(taxonomy_yaml([label.id for label in LABELS], [NEW_LABEL]))
+    run("taxonomy", "diff", "applied", str(taxonomy), "--store", store)
+
+    tell("Apply it: the label is scored at once, from what is stored, and there is no evidence yet to learn it from")
+    run("taxonomy", "apply", str(taxonomy), "--store", store)
+    run("sql", f"select label, count(*) as images from tags where label_id = '{NEW_LABEL}' group by all", *shared[2:])
+    before = _precision(to, "before", test, shared, run=run)
+
+    tell("Which pictures are worth a person's time? A page to answer by keyboard, the new label first")
+    run("review", "export", "--to", str(to / "review"), "--labels", NEW_LABEL, "--store", store)
+
+    tell("Somebody answers for every picture")
+    table = to / "pictures" / "labels.csv"
+    show("python", "-m", "examples.scenes.answers", str(table), NEW_LABEL, "--to", str(answers))
+    write_answers(table, NEW_LABEL, answers)
+    run("annotations", "import", str(answers), "--dataset", "scenes", "--store", store)
+
+    tell("Apply again: now there is evidence. Retrain, compare on pictures that neither model learned from, promote")
+    run("taxonomy", "apply", str(taxonomy), "--store", store)
+    run("taxonomy", "status", "--store", store)
+    after = _precision(to, "after", test, shared, run=run)
+    tell(
+        f"Average precision of {NEW_LABEL!r} on pictures of their own: {before:.1%} when it was new, {after:.1%} now "
+        "that it was learned"
+    )
+
+
+def _precision(to: Path, name: str, test: str, shared: tuple[str, ...], *, run: Run) -> float:
+    """Evaluate the current model, and return the new label's average precision."""
+    run("evaluate", test, *shared, "--model", "current", "--name", "test", "-o", str(to / name))
+    evaluation = Evaluation.model_validate_json((to / name / "metrics.json").read_bytes())
+    (found,) = (label.average_precision for label in evaluation.labels if label.label_id == NEW_LABEL)
+    if found is None:
+        raise RequestError(f"no test picture has a {NEW_LABEL}; play the demo with more --pictures")
+    return found
+
+
 def _more_pictures(to: Path, name: str, pictures: int, *, run: Run, show: Run) -> str:
     """Render and pack pictures that nothing was trained on; return where their shards are."""
     seed, folder = DEFAULT_SEED + SEEDS[name], to / f"{name}-pictures"
-    words = ("--to", str(folder), "--pictures", str(pictures), "--seed", str(seed))
+    words = ("--to", str(folder), "--pictures", str(pictures), "--seed", str(seed), "--shapes", NEW_LABEL)
     show("python", "-m", "examples.scenes", *words)
-    table = write_scenes(folder, pictures, seed)
+    table = write_scenes(folder, pictures, seed, [NEW_LABEL])
     run("pack", str(table), "--to", str(to / name / "{:05d}.tar"))
     return str(to / name / "*.tar")
 

@@ -158,7 +158,8 @@ def _f1(group: GroupName, position: int) -> Callable[[ScorerEvaluation], float |
 
 
 def _labels_line(metrics: GroupMetrics) -> str:
-    skipped = f", {metrics.num_skipped} of them without a positive and so without AP" if metrics.num_skipped else ""
+    why = "without a positive or a negative and so without AP"
+    skipped = f", {metrics.num_skipped} of them {why}" if metrics.num_skipped else ""
     name = "seen and novel together" if metrics.group == "all" else metrics.group
     return f"{name}: {metrics.num_labels:,} labels{skipped}, {metrics.num_images:,} images"
 

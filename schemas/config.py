@@ -53,6 +53,9 @@ class TrainRequest(EncodeOptions):
     name: str | None = Field(default=None, pattern=NAME)
     recipe: TrainConfig = TrainConfig()
     target_precision: float | None = Field(default=None, gt=0, le=1, description="of thresholds; None: best F1")
+    held_out_share: float = Field(
+        default=0, ge=0, lt=0.9, description="of the annotated images, never learned from: they compare models"
+    )
 
 
 class JudgeOptions(EncodeOptions):

@@ -49,7 +49,8 @@ class GroupMetrics(Record):
     group: GroupName
     num_images: int  # fewer than all under protocol F
     num_labels: int
-    num_skipped: int  # labels without a positive here: they have no average precision and are not in the mean
+    # Labels without a positive or without a negative here: they have no average precision and are not in the mean.
+    num_skipped: int
     mean_average_precision: float | None
     f1_at: tuple[F1AtK, ...]
     # Of probabilities, over cells (image, label) that are annotated. None where the scorer gives no probability.
@@ -134,7 +135,7 @@ class LabelEvaluation(Record):
     num_positives: int
     num_negatives: int
     num_unknown: int  # images that nobody annotated for this label; left out of everything here
-    average_precision: float | None  # None where skipped: no positives
+    average_precision: float | None  # None where skipped: no positives, or no negatives
     other_average_precisions: dict[ScorerName, float | None]  # of the other scorers; those that can score this label
     threshold: float
     precision: float | None  # at the threshold; None where nothing is said

@@ -26,6 +26,7 @@ class ShardStatus(StrEnum):
     OK = "ok"
     TRUNCATED = "truncated"  # the members before the cut have rows
     MISSING = "missing"  # named by the request, not there
+    CHANGED = "changed"  # not the bytes that the store knows
     NOT_A_TAR = "not_a_tar"
     UNREADABLE = "unreadable"  # permission, network, disk
 

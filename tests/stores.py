@@ -33,6 +33,7 @@ class Shard:
     )  # label -> score by sample; None: not kept
     statuses: Sequence[SampleStatus] = (OK, OK, OK)
     keys: Sequence[str] | None = None
+    contents: Sequence[str] | None = None  # what stands for the checksum of each sample's bytes; None: all alike
     fingerprint: Fingerprint = FIRST
     url: str = "file:///nowhere/{shard}.tar"
     status: ShardStatus = ShardStatus.OK
@@ -106,12 +107,13 @@ def make_run(
 
 
 def _write_shard(folder: Folder, run: RunRecord, name: str, shard: Shard, at: datetime) -> ShardReport:
+    contents = shard.contents or ["ab"] * len(shard.statuses)
     keys = shard.keys or [f"{name}/{sample}.é x" for sample in range(len(shard.statuses))]
     rows = [
         SampleRow(
-            key=key, shard=name, sample=sample, status=status, error=None, width=4, height=3, bytes=9, sha256="ab"
+            key=key, shard=name, sample=sample, status=status, error=None, width=4, height=3, bytes=9, sha256=content
         )
-        for sample, (key, status) in enumerate(zip(keys, shard.statuses, strict=True))
+        for sample, (key, status, content) in enumerate(zip(keys, shard.statuses, contents, strict=True))
     ]
     parts = {
         "samples": write_samples(folder, part_path(run.run_id, "samples", name), rows),

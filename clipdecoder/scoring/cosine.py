@@ -43,7 +43,10 @@ class CosineScorer:
 
     def logits(self, embeddings_RD: NDArray[np.float16], tokens_RTD: NDArray[np.float16] | None) -> NDArray[np.float32]:
         """Return logits_RK, from -1 to 1."""
-        cosine_RK = embeddings_RD.astype(np.float32) @ self.queries_KD.T
+        # By torch, whose threads sleep while they wait: numpy's spin, and beside another busy process a backfill took
+        # twice as long for it.
+        embeddings = torch.from_numpy(embeddings_RD.astype(np.float32))
+        cosine_RK = (embeddings @ torch.from_numpy(self.queries_KD).T).numpy()
         if not self.local:
             return np.asarray(cosine_RK)
         assert tokens_RTD is not None, "the best patch is looked for in patch tokens"

@@ -9,7 +9,23 @@ import warnings
 
 import typer
 
-from flows.cli import audit, calibrate, demo, evaluate, models, pack, sql, tag, taxonomy, train
+from flows.cli import annotations as annotations_group
+from flows.cli import (
+    audit,
+    backfill,
+    calibrate,
+    demo,
+    deploy,
+    evaluate,
+    models,
+    pack,
+    retrain,
+    review,
+    sql,
+    tag,
+    taxonomy,
+    train,
+)
 from flows.cli.output import say_error
 from flows.environment import make_prefect_quiet, share_processors
 from schemas.errors import ClipdecoderError, RequestError, RunError
@@ -20,6 +36,7 @@ _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBAD
 app = typer.Typer(
     name="clipdecoder",
     no_args_is_help=True,
+    rich_markup_mode=None,  # or "[default: ...]" would be taken for markup, and vanish
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Tag image shards with any vocabulary and ask SQL of the result.\n\n"
@@ -27,10 +44,12 @@ app = typer.Typer(
     "130 stopped with Ctrl-C.\n"
     "Defaults come from clipdecoder.toml in the working directory and CLIPDECODER_* variables.",
 )
-for module in (demo, pack, tag, sql, train, evaluate, calibrate, audit):
+for module in (demo, pack, tag, sql, train, evaluate, calibrate, backfill, retrain, deploy, audit):
     module.register(app)
 app.add_typer(taxonomy.app, name="taxonomy")
 app.add_typer(models.app, name="models")
+app.add_typer(annotations_group.app, name="annotations")
+app.add_typer(review.app, name="review")
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def sql(
 ) -> None:
     """Run a query over the views, read-only.
 
-    Views: samples, scores, tags, labels, runs, failures, annotations, thresholds, models, all_scores.
+    Views: samples, scores, tags, labels, runs, failures, annotations, ground_truth, thresholds, models, all_scores.
     `clipdecoder sql "show tables"` and `clipdecoder sql "describe tags"` tell more.
 
     Example: clipdecoder sql "select label_id, count(*) from tags group by all order by all"

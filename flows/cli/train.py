@@ -44,6 +44,9 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: 8]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.  [default: 0]")] = None,
+    held_out_share: Annotated[
+        float, typer.Option(help="Share of the images never to learn from, so that models can be compared on them.")
+    ] = 0,
     target_precision: TargetPrecision = None,
     name: Name = None,
     batch_size: BatchSize = None,
@@ -53,6 +56,7 @@ def train(
 ) -> None:
     """Train a CLIP-Decoder on shards whose samples have labels in their .json side files, calibrate it, keep it.
 
+    Answers that the store has (`annotations import`, `review import`) count as side files do; the newest wins.
     Labels named in --novel are held out: nothing of them is used, so that `evaluate --novel` says what the model makes
     of labels it never saw. A training that was stopped goes on when the same command is given again. Several
     processes: torchrun --nproc-per-node 8 -m flows.cli train ...
@@ -74,6 +78,7 @@ def train(
         "novel": novel,
         "name": name,
         "recipe": recipe,
+        "held_out_share": held_out_share,
         "target_precision": target_precision,
         "batch_size": batch_size,
         "device": device,

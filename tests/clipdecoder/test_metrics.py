@@ -43,7 +43,7 @@ def loop_average_precision(logits: np.ndarray, targets: np.ndarray) -> float:
     """The definition, one threshold at a time."""
     pairs = [(float(logit), int(target)) for logit, target in zip(logits, targets, strict=True) if target >= 0]
     positives = sum(target for _, target in pairs)
-    if not positives:
+    if positives in (0, len(pairs)):
         return math.nan
     total, recall_before = 0.0, 0.0
     for threshold in sorted({logit for logit, _ in pairs}, reverse=True):
@@ -89,6 +89,7 @@ def test_average_precision_worked_by_hand() -> None:
     # A constant logit: the share of positives.
     assert average_precision(np.zeros(5), int8([1, 0, 0, 0, 0])) == pytest.approx(0.2)
     assert math.isnan(average_precision(np.ones(3), int8([0, 0, -1])))
+    assert math.isnan(average_precision(np.arange(3.0), int8([1, 1, -1]))), "any order is perfect"
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,8 +118,8 @@ def test_chance_is_the_mean_over_random_orders() -> None:
     chance = chance_average_precisions(targets[:, None])
     assert chance[0] == pytest.approx(simulated, rel=0.02)
     assert chance[0] > 2 / 20  # more than the share of positives
-    edges = chance_average_precisions(int8([[1, 0, -1], [1, 0, -1]]))
-    assert edges[0] == pytest.approx(1) and np.isnan(edges[1]) and np.isnan(edges[2])
+    edges = chance_average_precisions(int8([[1, 0, -1, 1], [1, 0, -1, 0]]))
+    assert np.isnan(edges[:3]).all() and edges[3] == pytest.approx(0.75)
 
 
 @settings(max_examples=60, deadline=None)

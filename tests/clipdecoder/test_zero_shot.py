@@ -52,7 +52,7 @@ def test_it_scores_by_cosine_with_its_own_prior(model: ZeroShotModel, clip: Clip
     assert not scorer.needs_tokens and model.scorer(VOCABULARY, "clip+local").needs_tokens
     logits_NK = scorer.logits(images[0], None)
     expected = images[0].astype(np.float32) @ clip.encode_vocabulary(VOCABULARY).T
-    np.testing.assert_array_equal(logits_NK, expected)
+    np.testing.assert_allclose(logits_NK, expected, atol=1e-6)
     assert scorer.maps.equal and scorer.maps.slope_K[0] == clip.record.slope
     assert model.thresholds(NAMES, "clip").tolist() == [DEFAULT_THRESHOLD] * 3
 

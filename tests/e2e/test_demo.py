@@ -13,6 +13,8 @@ import pytest
 from storage.catalog import open_catalog
 from storage.query import run_query
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("clipdecoder"))
 COOKBOOK = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
