@@ -19,7 +19,8 @@ from storage.models import read_models
 SHARDS = 4
 NOVEL_LABELS = 16
 SEEDS = {"test": 1, "annotated": 2}  # pictures of their own
-NEW_LABEL = "heart"  # of any colour: no picture that was tagged says so in its labels
+# A label in the house's own words: hearts, of any colour. The text tower never met the word, so only answers teach it.
+NEW_LABEL, NEW_SHAPE = "valentine", "heart"
 _MARK = "made by clipdecoder demo"
 
 _QUESTIONS = (
@@ -126,7 +127,7 @@ def _grow(to: Path, *, run: Run, show: Run, tell: Tell) -> None:
     store, taxonomy, answers = str(to / "store"), to / "taxonomy.yaml", to / "answers.csv"
     shared, test = ("--taxonomy", str(taxonomy), "--store", store), str(to / "test" / "*.tar")
 
-    tell(f"The taxonomy owner adds a label: {NEW_LABEL}, of any colour. What does that cost?")
+    tell(f"The taxonomy owner adds a label in the house's own words: {NEW_LABEL}, a {NEW_SHAPE}. What does that cost?")
     taxonomy.write_text(taxonomy_yaml([label.id for label in LABELS], [NEW_LABEL]))
     run("taxonomy", "diff", "applied", str(taxonomy), "--store", store)
 
@@ -140,8 +141,8 @@ def _grow(to: Path, *, run: Run, show: Run, tell: Tell) -> None:
 
     tell("Somebody answers for every picture")
     table = to / "pictures" / "labels.csv"
-    show("python", "-m", "examples.scenes.answers", str(table), NEW_LABEL, "--to", str(answers))
-    write_answers(table, NEW_LABEL, answers)
+    show("python", "-m", "examples.scenes.answers", str(table), f"{NEW_SHAPE}={NEW_LABEL}", "--to", str(answers))
+    write_answers(table, NEW_SHAPE, NEW_LABEL, answers)
     run("annotations", "import", str(answers), "--dataset", "scenes", "--store", store)
 
     tell("Apply again: now there is evidence. Retrain, compare on pictures that neither model learned from, promote")
@@ -167,9 +168,9 @@ def _precision(to: Path, name: str, test: str, shared: tuple[str, ...], *, run: 
 def _more_pictures(to: Path, name: str, pictures: int, *, run: Run, show: Run) -> str:
     """Render and pack pictures that nothing was trained on; return where their shards are."""
     seed, folder = DEFAULT_SEED + SEEDS[name], to / f"{name}-pictures"
-    words = ("--to", str(folder), "--pictures", str(pictures), "--seed", str(seed), "--shapes", NEW_LABEL)
-    show("python", "-m", "examples.scenes", *words)
-    table = write_scenes(folder, pictures, seed, [NEW_LABEL])
+    words = ("--to", str(folder), "--pictures", str(pictures), "--seed", str(seed))
+    show("python", "-m", "examples.scenes", *words, "--word", f"{NEW_SHAPE}={NEW_LABEL}")
+    table = write_scenes(folder, pictures, seed, {NEW_SHAPE: NEW_LABEL})
     run("pack", str(table), "--to", str(to / name / "{:05d}.tar"))
     return str(to / name / "*.tar")
 

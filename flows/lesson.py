@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from clipdecoder.training.targets import Targets
 
 MAX_VALIDATION = 5000  # more images choose and calibrate no better, and their patch tokens stand in memory
+# Fewer images say too little of which branch to trust: on 40 of them the best one changes with the draw. So of a small
+# ground truth more than the recipe's share validates, up to SMALL_SHARE.
+MIN_VALIDATION, SMALL_SHARE = 200, 0.3
 MIN_IMAGES = 20  # fewer cannot be split into images to train on and images to judge by
 HELD_OUT = "held out"  # the salt of what compares models: it never changes
 
@@ -86,7 +89,7 @@ def _split(plan: TrainPlan, images: AnnotatedImages) -> tuple[NDArray[np.int64],
     """Return the images to train on and those to validate on; what is held out is in neither."""
     recipe, share = plan.request.recipe, plan.request.held_out_share
     learned = np.flatnonzero([not held_out(row, share) for row in images.rows])
-    validation_share = min(recipe.validation_share, MAX_VALIDATION / max(1, len(learned)))
+    validation_share = _validation_share(recipe.validation_share, max(1, len(learned)))
     draws = [_draw(_content(images.rows[row]), recipe.seed) for row in learned.tolist()]
     drawn = np.array(draws, np.float64) < validation_share
     train_M, validation_V = learned[~drawn], learned[drawn]
@@ -99,6 +102,11 @@ def _split(plan: TrainPlan, images: AnnotatedImages) -> tuple[NDArray[np.int64],
             f"validation_share); copies of one picture stand on one side{damaged}"
         )
     return train_M, validation_V
+
+
+def _validation_share(asked: float, num_images: int) -> float:
+    """Return the share that validates: as asked, more where that is too few to choose by, less where it is a crowd."""
+    return min(max(asked, min(SMALL_SHARE, MIN_VALIDATION / num_images)), MAX_VALIDATION / num_images)
 
 
 def held_out(row: SampleRow, share: float) -> bool:

@@ -184,9 +184,11 @@ def _needs_tokens(model: ModelRecord, scorer: Scorer, vocabulary: Vocabulary) ->
     """Whether scoring these labels looks at patch tokens: `fused` may have given all such branches no weight."""
     if scorer != "fused" or model.checkpoint is None:
         return scorer != "clip"
-    seen = frozenset(model.seen_labels)
+    seen, checkpoint = frozenset(model.seen_labels), model.checkpoint
     groups: set[Group] = {"seen" if label.label_id in seen else "novel" for label in vocabulary}
-    return any(model.checkpoint.fusion.get(group, {}).get(branch) for group in groups for branch in _TOKEN_BRANCHES)
+    weights = [checkpoint.fusion.get(group, {}) for group in groups]
+    weights += [checkpoint.own_fusion.get(label.label_id, {}) for label in vocabulary]
+    return any(own.get(branch) for own in weights for branch in _TOKEN_BRANCHES)
 
 
 def _num_ok(report: ShardReport) -> int:

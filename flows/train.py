@@ -150,6 +150,7 @@ def _write(plan: TrainPlan, lesson: Lesson, fitted: Fitted) -> ModelRecord:
         train=plan.request.recipe,
         branches=fitted.kinds,
         fusion={group: dict(chosen) for group, chosen in fitted.fusion.items()},
+        own_fusion=fitted.report.own_fusion,
         finetuned=bool(fitted.parts.backbone),
         epochs=fitted.report.epochs,
         taxonomy=plan.taxonomy.name,

@@ -41,6 +41,7 @@ class TrainSummary(BaseModel):
     epochs: int
     branches: list[BranchPrecision]
     scorers: list[Scorer]
+    own_weights: list[str]  # labels whose branches have weights of their own
     ece: dict[str, float | None]  # of the first scorer, by group
     seconds: float
     next_steps: list[str]
@@ -85,6 +86,8 @@ class TrainSummary(BaseModel):
             f"- {branch.branch}: mAP {percent(branch.seen)} on seen labels, {percent(branch.novel)} on labels left out"
             for branch in self.branches
         ]
+        if self.own_weights:
+            lines.append(f"- {len(self.own_weights)} labels have weights of their own: {_some(self.own_weights)}")
         lines.append(
             f"- calibration error of {self.scorers[0]}: "
             + ", ".join(f"{decimal(value)} {group}" for group, value in self.ece.items())
@@ -123,6 +126,7 @@ def summarise_training(
         epochs=report.epochs,
         branches=list(report.branches),
         scorers=list(record.scorers),
+        own_weights=sorted(report.own_fusion),
         ece={check.group: check.ece for check in report.calibration[record.scorers[0]]},
         seconds=round(seconds, 1),
         next_steps=_next_steps(plan, record, promoted=promoted),

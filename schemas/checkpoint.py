@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from schemas.record import Record
 from schemas.training import HeadConfig, TrainConfig
@@ -64,6 +64,8 @@ class CheckpointRecord(Record):
     # fused = sum over branches of weight * standardised logit: weights chosen on held-out images (seen labels) and on
     # held-out labels (novel)
     fusion: dict[Group, dict[Branch, float]]
+    # Weights of single seen labels, by id, in place of their group's.
+    own_fusion: dict[str, dict[Branch, float]] = Field(default_factory=dict)
     finetuned: bool  # whether the weights of the backbone are in the checkpoint
     epochs: int  # that the head was trained for, as chosen on held-out images and labels
     taxonomy: str

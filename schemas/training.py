@@ -40,7 +40,9 @@ class TrainConfig(Record):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # What is held out, and what an annotation means
-    validation_share: float = Field(default=0.1, gt=0, lt=1, description="of the annotated images, never trained on")
+    validation_share: float = Field(
+        default=0.1, gt=0, lt=1, description="of the annotated images, never trained on; more of fewer than 2,000"
+    )
     holdout_label_share: float = Field(
         default=0.2, ge=0, lt=1, description="of the seen labels, left out of a first training and scored as if novel"
     )

@@ -6,6 +6,8 @@ they are a little too good for that; what a model is worth, `evaluate` says, on 
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from schemas.checkpoint import Branch, Group, Scorer
 from schemas.evaluation import CalibrationCheck
 from schemas.record import Record
@@ -37,6 +39,9 @@ class TrainingReport(Record):
     epochs: int
     branches: tuple[BranchPrecision, ...]  # each by itself, and `fused` with the chosen weights
     fusion: dict[Group, dict[Branch, float]]
+    own_fusion: dict[str, dict[Branch, float]] = Field(
+        default_factory=dict
+    )  # of single labels, in place of those of seen ones
     calibration: dict[Scorer, tuple[CalibrationCheck, ...]]
     unreached: dict[Scorer, tuple[str, ...]]  # labels whose threshold could not reach the target precision
     history: tuple[EpochRecord, ...]

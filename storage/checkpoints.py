@@ -60,7 +60,7 @@ def with_id(record: ModelRecord, calibration: Sequence[CalibrationRow]) -> Model
         "branches": checkpoint.branches,
         "fusion": checkpoint.fusion,
         "seen_labels": record.seen_labels,
-    }
+    } | ({"own_fusion": checkpoint.own_fusion} if checkpoint.own_fusion else {})
     return record.model_copy(update={"model_id": digest_of(identity)})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from clipdecoder.scoring.branches import TOKEN_BRANCHES, Branches, Queries
 from schemas.checkpoint import Branch, Group, Scorer
 
 Fusion = Mapping[Group, Mapping[Branch, float]]
+OwnWeights = Mapping[int, Mapping[Branch, float]]  # of single seen labels, by their column in training
 
 MIN_DEVIATION = 1e-6  # a branch that says the same of every image says nothing
 
@@ -73,11 +75,18 @@ class StandardisedScorer:
     """
 
     def __init__(
-        self, branches: Branches, queries: Queries, scorer: Scorer, *, fusion: Fusion, reference: Reference
+        self,
+        branches: Branches,
+        queries: Queries,
+        scorer: Scorer,
+        *,
+        fusion: Fusion,
+        reference: Reference,
+        own: OwnWeights = MappingProxyType({}),
     ) -> None:
         self.branches, self.queries, self.scorer = branches, queries, scorer
         self.kinds = branches_of(scorer, branches.kinds)
-        self.weights_K = {kind: _weights(kind, branches, queries, fusion) for kind in self.kinds}
+        self.weights_K = {kind: _weights(kind, branches, queries, fusion, own) for kind in self.kinds}
         if scorer == "fused" and len(queries):
             self.kinds = tuple(kind for kind in self.kinds if self.weights_K[kind].any())
         self.needs_tokens = not TOKEN_BRANCHES.isdisjoint(self.kinds)
@@ -106,7 +115,12 @@ class StandardisedScorer:
         return np.asarray(np.mean(list(logits.values()), axis=0), np.float32)
 
 
-def _weights(kind: Branch, branches: Branches, queries: Queries, fusion: Fusion) -> NDArray[np.float64]:
-    """Return each label's weight of one branch: that of its group, 0 where the branch does not know the label."""
+def _weights(
+    kind: Branch, branches: Branches, queries: Queries, fusion: Fusion, own: OwnWeights
+) -> NDArray[np.float64]:
+    """Return each label's weight of one branch: its own, else its group's; 0 where the branch knows it not."""
     weights_K = np.where(queries.novel_K, fusion["novel"].get(kind, 0.0), fusion["seen"].get(kind, 0.0))
+    for place, column in enumerate(queries.seen_K.tolist()):
+        if column in own:
+            weights_K[place] = own[column].get(kind, 0.0)
     return np.asarray(weights_K * branches.knows(kind, queries))

@@ -39,6 +39,7 @@ class TrainedModel:
             record.checkpoint.branches, linear=parts.linear, head=parts.head, device=encoders.image.device
         )
         self._columns = {label_id: column for column, label_id in enumerate(record.seen_labels)}
+        self.own = {self._columns[label_id]: own for label_id, own in record.checkpoint.own_fusion.items()}
 
     @property
     def learned_from(self) -> NDArray[np.uint64]:
@@ -93,7 +94,9 @@ class TrainedModel:
                 f"{', '.join(unknown[:5])}{' and others' * (len(unknown) > 5)}; use --scorer fused, or train without "
                 "groups"
             )
-        return StandardisedScorer(self.branches, queries, scorer, fusion=self.fusion, reference=self.parts.reference)
+        return StandardisedScorer(
+            self.branches, queries, scorer, fusion=self.fusion, own=self.own, reference=self.parts.reference
+        )
 
     def can_score(self, label_id: str, scorer: Scorer) -> bool:
         """Whether a scorer knows a label: a decoder with label groups knows none but those it was trained on."""

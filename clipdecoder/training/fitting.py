@@ -19,7 +19,15 @@ from clipdecoder.judging.calibration import Calibrated, calibrate
 from clipdecoder.regression.image_kernel import ImageSpace
 from clipdecoder.scoring.parts import Parts
 from clipdecoder.scoring.standardised import Fusion, scorers_of
-from clipdecoder.training.held_out import choose_fusion, fit_baselines, held_out_logits, reference_of, reference_rows
+from clipdecoder.training.held_out import (
+    Weights,
+    choose_fusion,
+    choose_own,
+    fit_baselines,
+    held_out_logits,
+    reference_of,
+    reference_rows,
+)
 from clipdecoder.training.stage import FitData, FitHooks, Stage, train_stage
 from clipdecoder.training.targets import Targets
 from schemas.checkpoint import Branch, CalibrationRow, Scorer
@@ -67,13 +75,15 @@ def fit(data: FitData, config: TrainConfig, hooks: FitHooks, *, target_precision
     final = train_stage(data, config, everything, everything[:0], "final", hooks, space, epochs=epochs)
     chosen = first or final
     fusion, precisions = choose_fusion(data, chosen, left_out, reference_R)
-    judged = _Judged(data=data, first=first, final=final, left_out=left_out, fusion=fusion, reference_R=reference_R)
+    weights = Weights(fusion, choose_own(data, final, fusion, reference_R, config.seed))
+    judged = _Judged(data=data, first=first, final=final, left_out=left_out, weights=weights, reference_R=reference_R)
     calibrated = _calibrate(judged, target_precision, config.seed)
     report = TrainingReport(
         left_out=tuple(data.label_ids[column] for column in left_out),
         epochs=final.best_epoch,
         branches=precisions,
-        fusion={group: dict(weights) for group, weights in fusion.items()},
+        fusion={group: dict(chosen) for group, chosen in fusion.items()},
+        own_fusion={data.label_ids[column]: dict(chosen) for column, chosen in weights.own.items()},
         calibration={scorer: done.checks for scorer, done in calibrated.items()},
         unreached={scorer: done.unreached for scorer, done in calibrated.items()},
         history=(*(first.history if first is not None else ()), *final.history),
@@ -104,7 +114,7 @@ class _Judged:
     first: Stage | None  # None where no label could be left out
     final: Stage
     left_out: NDArray[np.int64]
-    fusion: Fusion
+    weights: Weights
     reference_R: NDArray[np.int64]
 
 
@@ -114,11 +124,11 @@ def _calibrate(judged: _Judged, target_precision: float | None, seed: int) -> di
     everything = np.arange(data.targets.num_labels)
     done: dict[Scorer, Calibrated] = {}
     for scorer in scorers_of(final.branches.kinds):
-        seen = held_out_logits(data, final, everything, scorer, judged.fusion, judged.reference_R)
+        seen = held_out_logits(data, final, everything, scorer, judged.weights, judged.reference_R)
         novel = None
         # A head with groups knows no label that was left out.
         if first is not None and (scorer != "decoder" or final.branches.knows_novel):
-            novel = held_out_logits(data, first, judged.left_out, scorer, judged.fusion, judged.reference_R)
+            novel = held_out_logits(data, first, judged.left_out, scorer, judged.weights, judged.reference_R)
         done[scorer] = calibrate(scorer, data.label_ids, seen, novel, target_precision=target_precision, seed=seed)
     return done
 

@@ -1,20 +1,29 @@
 """How much each branch counts in `fused`: chosen on images and labels that no branch was trained on.
 
+One set of weights serves all seen labels: most have few pictures, and weights of their own would fit chance. But what
+is best for most can be wrong for one, such as a label whose words the text tower never met: its cosine says nothing,
+and the decoder has learned it. So a label with enough pictures gets weights of its own, if these are better beyond
+chance.
+
 Shapes: N images, K labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.judging.metrics import Targets8, mean_average_precision, rankable_labels
+from clipdecoder.judging.metrics import Targets8, average_precision, mean_average_precision, rankable_labels
 from schemas.checkpoint import Branch, Group
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROUNDS = 3
+# Of a label's own weights: pictures that it takes, what they must gain in average precision, and in how many of the
+# resampled sets of images they must gain anything.
+OWN_POSITIVES, OWN_GAIN, RESAMPLES, SURE_SHARE = 20, 0.03, 100, 0.95
 LEAST_GAIN = 0.01  # of mAP; on some hundred images less is chance, and the simpler weights stay
 
 
@@ -67,3 +76,52 @@ def choose_weights(
         if best == before:
             break
     return weights
+
+
+def choose_own_weights(
+    standardised: Mapping[Branch, NDArray[np.float32]], targets_NK: Targets8, shared: Mapping[Branch, float], seed: int
+) -> dict[int, dict[Branch, float]]:
+    """Return, by column, weights for the labels that rank images clearly better with others than the shared ones.
+
+    Tried are single branches and the sums of two. The images that choose also judge, so the gain must be large, and
+    must be there in nearly every resampled set of them (bootstrap).
+
+    Args:
+        standardised: logits_NK of each branch on images that it was not trained on, in deviations.
+        targets_NK: ground truth for the same cells; -1 unknown.
+        shared: the weights of all seen labels.
+        seed: of the resampling.
+    """
+    draws_RN = np.random.default_rng([seed, 3]).integers(len(targets_NK), size=(RESAMPLES, len(targets_NK)))
+    own: dict[int, dict[Branch, float]] = {}
+    for column in np.flatnonzero(rankable_labels(targets_NK) & ((targets_NK == 1).sum(axis=0) >= OWN_POSITIVES)):
+        targets_N = targets_NK[:, column]
+        logits = {kind: logits_NK[:, column] for kind, logits_NK in standardised.items()}
+        tried = {name: _fused(logits, weights) for name, weights in enumerate(_simple_weights(tuple(logits)))}
+        best = max(tried, key=lambda name: average_precision(tried[name], targets_N))
+        if _is_better(tried[best], _fused(logits, shared), targets_N, draws_RN):
+            own[int(column)] = list(_simple_weights(tuple(logits)))[best]
+    return own
+
+
+def _simple_weights(kinds: Sequence[Branch]) -> Iterator[dict[Branch, float]]:
+    """Yield each branch by itself, then each pair of them."""
+    for chosen in (*combinations(kinds, 1), *combinations(kinds, 2)):
+        yield {kind: float(kind in chosen) for kind in kinds}
+
+
+def _fused(logits: Mapping[Branch, NDArray[np.float32]], weights: Mapping[Branch, float]) -> NDArray[np.float32]:
+    return np.asarray(np.sum([weights.get(kind, 0.0) * logits_N for kind, logits_N in logits.items()], axis=0))
+
+
+def _is_better(
+    tried_N: NDArray[np.float32], shared_N: NDArray[np.float32], targets_N: Targets8, draws_RN: NDArray[np.int64]
+) -> bool:
+    """Whether one ranking of the images is better than another, beyond chance."""
+    if average_precision(tried_N, targets_N) < average_precision(shared_N, targets_N) + OWN_GAIN:
+        return False
+    gains = [
+        average_precision(tried_N[draw_N], targets_N[draw_N]) > average_precision(shared_N[draw_N], targets_N[draw_N])
+        for draw_N in draws_RN
+    ]
+    return float(np.mean(gains)) >= SURE_SHARE

@@ -5,14 +5,16 @@ Shapes: N images, V to validate on, S reference images, K labels, D embedding wi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.judging.baselines import Examples, label_ridge, ridge_to_text
 from clipdecoder.judging.calibration import HeldOut
 from clipdecoder.judging.metrics import mean_average_precision, number_or_none
-from clipdecoder.scoring.standardised import Fusion, Reference, Spread, StandardisedScorer
-from clipdecoder.training.fusion import choose_weights, usual_weights
+from clipdecoder.scoring.standardised import Fusion, OwnWeights, Reference, Spread, StandardisedScorer
+from clipdecoder.training.fusion import choose_own_weights, choose_weights, usual_weights
 from clipdecoder.training.inputs import FrozenInputs
 from clipdecoder.training.stage import FitData, Stage
 from schemas.checkpoint import Branch, Group, Scorer
@@ -22,6 +24,14 @@ from schemas.training_report import BranchPrecision
 REFERENCE_IMAGES = 512
 LEAST_REFERENCE = 32
 REFERENCE_BYTES = 16 * 2**20  # of patch tokens, in the checkpoint
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each branch counts: for groups of labels, and for single ones."""
+
+    fusion: Fusion
+    own: OwnWeights
 
 
 def reference_rows(data: FitData, config: TrainConfig) -> NDArray[np.int64]:
@@ -70,6 +80,15 @@ def choose_fusion(
     return fusion, tuple(precisions)
 
 
+def choose_own(
+    data: FitData, final: Stage, fusion: Fusion, rows_S: NDArray[np.int64], seed: int
+) -> dict[int, dict[Branch, float]]:
+    """Return the weights of labels that have their own, by column: of the last stage, which knows all labels."""
+    columns = np.arange(data.targets.num_labels)
+    logits = _standardised_branches(data, final, columns, rows_S)
+    return choose_own_weights(logits, data.targets.dense(data.validation_V, columns), fusion["seen"], seed)
+
+
 def _standardised_branches(
     data: FitData, stage: Stage, columns: NDArray[np.int64], rows_S: NDArray[np.int64]
 ) -> dict[Branch, NDArray[np.float32]]:
@@ -89,12 +108,13 @@ def held_out_logits(
     stage: Stage,
     columns: NDArray[np.int64],
     scorer: Scorer,
-    fusion: Fusion,
+    weights: Weights,
     rows_S: NDArray[np.int64],
 ) -> HeldOut:
     """Return a scorer's standardised logits of some labels on the validation images, and the truth."""
+    queries, reference = stage.queries(data, columns), reference_of(stage, rows_S)
     raw = StandardisedScorer(
-        stage.branches, stage.queries(data, columns), scorer, fusion=fusion, reference=reference_of(stage, rows_S)
+        stage.branches, queries, scorer, fusion=weights.fusion, own=weights.own, reference=reference
     )
     logits_VK = raw.standardised(
         stage.inputs.embeddings_ND[data.validation_V], stage.inputs.tokens_NTC[data.validation_V]

@@ -315,8 +315,8 @@ def iter_scenes(count: int, seed: int) -> Iterator[tuple[str, bytes, tuple[str, 
         yield f"scene-{index:06d}", jpeg, tuple(sorted({item.label_id for item in objects}))
 
 
-def taxonomy_yaml(label_ids: Sequence[str] | None = None, shapes: Sequence[str] = ()) -> str:
-    """Text of a `taxonomy.yaml` with these labels, in this order (default: all 64), and with shapes of any colour."""
+def taxonomy_yaml(label_ids: Sequence[str] | None = None, words: Sequence[str] = ()) -> str:
+    """Text of a `taxonomy.yaml` with these labels, in this order (default: all 64), and then with these words."""
     by_id = {label.id: label for label in LABELS}
     ids = list(by_id) if label_ids is None else list(label_ids)
     if unknown := sorted(set(ids) - by_id.keys()):
@@ -325,5 +325,5 @@ def taxonomy_yaml(label_ids: Sequence[str] | None = None, shapes: Sequence[str] 
     lines += [f'  - "{template}"' for template in TEMPLATES]
     lines.append("labels:")
     lines += [f"  - {{id: {by_id[i].id}, name: {by_id[i].name}}}" for i in ids]
-    lines += [f"  - {{id: {shape}, name: {shape}}}" for shape in shapes]
+    lines += [f"  - {{id: {word}, name: {word}}}" for word in words]
     return "\n".join(lines) + "\n"

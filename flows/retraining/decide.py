@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from flows.evaluation_tables import percent
 from flows.retraining.evidence import Evidence, read_evidence
@@ -155,10 +156,8 @@ class _Case:
     def decide(self, decision_id: str, folder: Folder) -> RetrainDecision:
         """Return the decision."""
         fresh = self._is_fresh(folder)
-        held_out = set(held_out_labels(self.taxonomy, self.model))
-        seen = set(self.model.seen_labels) if self.model is not None else set()
         labels = tuple(
-            self._label(label.id, seen=label.id in seen, held_out=label.id in held_out, fresh=fresh)
+            self._label(label.id, fresh=fresh)
             for label in self.taxonomy.active_labels()
             if self.evidence.positives.get(label.id) or self.evidence.negatives.get(label.id)
         )
@@ -176,25 +175,33 @@ class _Case:
             decided_at=datetime.now(UTC),
         )
 
-    def _label(self, label_id: str, *, seen: bool, held_out: bool, fresh: bool) -> LabelEvidence:
-        asks, reason = self._judge(label_id, seen=seen, held_out=held_out, fresh=fresh)
+    @cached_property
+    def _held_out(self) -> frozenset[str]:
+        return frozenset(held_out_labels(self.taxonomy, self.model))
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        return frozenset(self.model.seen_labels if self.model is not None else ())
+
+    def _label(self, label_id: str, *, fresh: bool) -> LabelEvidence:
+        asks, reason = self._judge(label_id, fresh=fresh)
         return LabelEvidence(
             label_id=label_id,
             positives=self.evidence.positives.get(label_id, 0),
             negatives=self.evidence.negatives.get(label_id, 0),
-            seen=seen,
+            seen=label_id in self._seen,
             average_precision=self.precisions.get(label_id),
             retrain=asks,
             reason=reason,
         )
 
-    def _judge(self, label_id: str, *, seen: bool, held_out: bool, fresh: bool) -> tuple[bool, str]:
+    def _judge(self, label_id: str, *, fresh: bool) -> tuple[bool, str]:
         """Return whether a label asks for retraining, and why or why not."""
         positives, needed = self.evidence.positives.get(label_id, 0), self.policy.min_positives
         negatives = self.evidence.negatives.get(label_id, 0)
-        if held_out:
+        if label_id in self._held_out:
             return False, "held out on request: what novel labels score is measured on it"
-        if seen:
+        if label_id in self._seen:
             return self._judge_seen(self.precisions.get(label_id), fresh=fresh)
         if positives < needed:
             return False, f"{positives} positives, {needed} needed"
@@ -253,9 +260,20 @@ class _Case:
                 "there is no ground truth yet: `clipdecoder annotations import` and `clipdecoder review export` make "
                 "some, and so do .json side files in the shards"
             )
-        unseen = [label for label in labels if not label.seen]
-        waiting = sorted(unseen, key=lambda label: (-label.positives, label.label_id))
-        if not waiting:
+        known = {label.label_id: label for label in labels}
+        unseen = [label.id for label in self.taxonomy.active_labels() if label.id not in self._seen]
+        if not unseen:
             return f"the current model was trained on all {len(labels)} labels that have ground truth"
-        named = "; ".join(f"{label.label_id}: {label.reason}" for label in waiting[:_NAMED])
-        return f"no label asks for it ({named})"
+        waiting = sorted(
+            (label_id for label_id in unseen if label_id not in self._held_out),
+            key=lambda label_id: (-self.evidence.positives.get(label_id, 0), label_id),
+        )
+        parts = [
+            f"{label_id}: {known[label_id].reason if label_id in known else 'no answers yet'}"
+            for label_id in waiting[:_NAMED]
+        ]
+        if len(waiting) > _NAMED:
+            parts.append(f"and {len(waiting) - _NAMED} more")
+        if len(unseen) > len(waiting):
+            parts.append(f"{len(unseen) - len(waiting)} labels are held out on request")
+        return f"no label asks for it ({'; '.join(parts)})"

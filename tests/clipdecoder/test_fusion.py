@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdecoder.judging.metrics import mean_average_precision
-from clipdecoder.training.fusion import WEIGHTS, choose_weights
+from clipdecoder.training.fusion import OWN_POSITIVES, WEIGHTS, choose_own_weights, choose_weights
 from schemas.checkpoint import Branch
 
 USUAL: dict[Branch, float] = {"clip": 1.0, "linear": 1.0, "decoder": 0.0}
@@ -80,3 +80,30 @@ def test_weights_never_lower_what_the_best_branch_reaches(seed: int, distances: 
 def test_one_branch_alone_has_weight_one(scale: int) -> None:
     logits, targets_NK = drawn(4, 1.0)
     assert choose_weights({"clip": scale * logits["clip"]}, targets_NK, USUAL) == {"clip": 1.0}
+
+
+SHARED: dict[Branch, float] = {"clip": 1.0, "linear": 0.0, "decoder": 0.0}
+
+
+def test_a_label_that_the_shared_weights_do_not_serve_gets_its_own() -> None:
+    logits, targets_NK = drawn(4, 2.0, 0.0, 2.0, num_images=400)
+    hard = 3  # its words mean nothing to the text tower, and the decoder has learned it
+    logits["clip"][:, hard] = np.random.default_rng(5).standard_normal(400)
+    logits["decoder"][:, hard] += 2 * targets_NK[:, hard]
+    own = choose_own_weights(logits, targets_NK, {"clip": 1.0, "linear": 0.0, "decoder": 0.5}, seed=0)
+    assert own[hard]["decoder"] == 1.0 and own[hard]["clip"] == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chance_gives_hardly_any_label_weights_of_its_own(seed: int) -> None:
+    logits, targets_NK = drawn(seed, 2.0, 1.0, 1.0, num_images=300)
+    shared = choose_weights(logits, targets_NK, USUAL)
+    assert len(choose_own_weights(logits, targets_NK, shared, seed)) <= 1
+
+
+def test_a_label_with_few_pictures_keeps_the_shared_weights() -> None:
+    logits, targets_NK = drawn(6, 0.0, 0.0, 4.0, num_images=400)
+    few_NK = targets_NK * (np.cumsum(targets_NK, axis=0) < OWN_POSITIVES)
+    unknown_NK = np.where(few_NK != targets_NK, -1, targets_NK).astype(np.int8)
+    assert choose_own_weights(logits, unknown_NK, SHARED, seed=0) == {}
+    assert len(choose_own_weights(logits, targets_NK, SHARED, seed=0)) == 8

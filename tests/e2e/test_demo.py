@@ -29,9 +29,9 @@ def demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Play the demo once, small, through Prefect's own temporary server."""
+    """Play the demo once, through Prefect's own temporary server."""
     folder = tmp_path_factory.mktemp("demo")
-    return folder, demo(folder, "--pictures", "64")
+    return folder, demo(folder)
 
 
 def test_the_story_is_told(played: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -40,12 +40,21 @@ def test_the_story_is_told(played: tuple[Path, subprocess.CompletedProcess[str]]
     assert "Traceback" not in done.stderr
     commands = re.findall(r"^\$ clipdecoder (\w+)", done.stderr, re.MULTILINE)
     tagged = ["pack", "tag", "sql", "sql", "sql", "tag", "sql", "audit"]
-    assert commands == [*tagged, "train", "pack", "evaluate", "pack", "calibrate", "tag", "models", "sql"]
-    assert "65 images: 64 scored, 1 failed (1 truncated)" in done.stdout
+    trained = ["train", "pack", "evaluate", "pack", "calibrate", "tag", "models", "sql"]
+    grown = ["taxonomy", "taxonomy", "sql", "evaluate", "review", "annotations", "taxonomy", "taxonomy", "evaluate"]
+    assert commands == [*tagged, *trained, *grown]
+    assert "601 images: 600 scored, 1 failed (1 truncated)" in done.stdout
     assert "16 labels were held out as novel" in done.stdout and "calibration: fitted" in done.stdout
     assert "fused of model" in (folder / "demo" / "evaluation" / "report.html").read_text()
     page = (folder / "demo" / "contact-sheet.html").read_text()
-    assert page.count("<section>") == 64 and page.count("data:image;base64,") == 64 * 6
+    assert page.count("<section>") == 65 and page.count("data:image;base64,") > 64 * 6
+
+
+def test_a_label_is_learned_from_answers(played: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    said = played[1].stdout
+    assert "valentine: no answers yet" in said and "and the current model was not trained on it" in said
+    before, after = re.findall(r"([\d.]+)% when it was new, ([\d.]+)% now", said)[0]
+    assert "outcome: promoted" in said and float(after) > float(before) + 20
 
 
 def test_the_demo_replaces_itself_and_nothing_else(

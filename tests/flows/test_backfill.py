@@ -9,6 +9,8 @@ import pytest
 
 from examples.scenes.render import taxonomy_yaml
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
+from flows.estimate import estimate_tag
+from flows.plan import plan_tag
 from flows.run import RunOutcome
 from schemas.config import BackfillRequest
 from schemas.errors import ModelError, StoreError
@@ -218,6 +220,9 @@ def test_tokens_can_be_kept_later_by_the_same_command(annotated: AnnotatedWorld,
     first = annotated.tag(**options)
     assert not Path(annotated.store, "tokens", first.plan.record.encoder_id, "test").exists()
     scores = contents(Path(annotated.store, "runs", first.plan.record.run_id, "scores"))
+    estimate = estimate_tag(plan_tag(annotated.request(**options, store_tokens=True)))
+    assert estimate.pending == 1 and estimate.token_bytes_per_image is not None
+    assert f"{estimate.token_bytes_per_image:,} bytes of it are patch tokens" in "\n".join(estimate.lines())
     again = annotated.tag(**options, store_tokens=True)
     assert again.complete and decoded(again) == first.statuses.total()
     assert not annotated.tag(**options, store_tokens=True).reports
