@@ -71,13 +71,18 @@ class ApplySummary(BaseModel):
             yield f"{named}: in force already, and every label is scored; nothing was done"
         else:
             yield f"{named}: {'in force now' if self.put_in_force else 'was in force before'}"
+        learned = self.retraining.model_id if self.retraining is not None else None
         for backfill in self.backfills:
-            yield from backfill.lines()
+            if backfill.model_id != learned:
+                yield from backfill.lines()
         yield from decision_lines(self.decision)
         if self.retraining is not None:
             yield from outcome_lines(self.retraining)
         elif self.decision.retrain:
             yield "- next: `clipdecoder retrain` carries it out"
+        for backfill in self.backfills:
+            if learned is not None and backfill.model_id == learned:
+                yield from backfill.lines()
 
 
 def describe_plan(plan: ApplyPlan) -> PlannedApply:

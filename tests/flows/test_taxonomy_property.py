@@ -15,12 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flows.backfill import plan_backfill, run_backfill
-from schemas.config import BackfillRequest
+from flows.apply import ApplySteps, plan_apply, run_apply
+from schemas.config import ApplyRequest
+from schemas.retraining import RetrainPolicy
 from schemas.taxonomy import Taxonomy
 from storage.annotations import Annotation, write_annotations
 from storage.files import Folder
-from storage.taxonomies import put_in_force, write_taxonomy
+from storage.taxonomies import write_taxonomy
 from tests.flows.annotated import scenes, side_files
 from tests.flows.world import World
 from tests.taxonomy_edits import IDS, Edit, edits, first_taxonomy
@@ -92,11 +93,10 @@ def tag(world: World, store: str, taxonomy: Taxonomy, *, floor: float | None) ->
 
 
 def apply(store: str, taxonomy: Taxonomy) -> None:
-    """Do as `taxonomy apply` does: score what the version lacks, then put it in force."""
-    folder = Folder(store)
-    write_taxonomy(folder, taxonomy)
-    assert run_backfill(plan_backfill(BackfillRequest(store=store), taxonomy)).complete
-    put_in_force(folder, taxonomy)
+    """Carry out `taxonomy apply`, without retraining."""
+    write_taxonomy(Folder(store), taxonomy)  # so that it can be named by its digest
+    request = ApplyRequest(store=store, taxonomy=taxonomy.digest, policy=RetrainPolicy(enabled=False))
+    assert run_apply(plan_apply(request), ApplySteps(retrain=None)).complete
 
 
 def play(world: World, store: str, steps: Sequence[Step], *, floor: float | None) -> Taxonomy:
