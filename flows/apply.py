@@ -10,11 +10,12 @@ by shard, each shard's as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
 from flows.models import load_recorded
+from flows.removals import removed_labels
 from flows.retraining.decide import decide
 from flows.retraining.run import run_retrain
 from flows.taxonomy_cost import TaxonomyCost, cost_of
@@ -26,7 +27,7 @@ from schemas.taxonomy import Taxonomy
 from schemas.taxonomy_diff import TaxonomyDiff, diff_taxonomies
 from storage.catalog import check_store
 from storage.files import Folder
-from storage.runs import StoredRun, read_runs
+from storage.runs import read_runs
 from storage.taxonomies import digest_in_force, find_taxonomy, put_in_force, read_taxonomy, write_taxonomy
 
 _TOKEN_BYTES = 2  # float16
@@ -148,8 +149,7 @@ def _refuse_removals(folder: Folder, taxonomy: Taxonomy, removed: Sequence[str])
     Raises:
         TaxonomyError: naming each, and what to write.
     """
-    runs = _runs_of(folder, taxonomy.name) if removed else []
-    scored = {label.label_id for run in runs if run.reports for label in run.record.vocabulary}
+    scored = frozenset(removed_labels(folder, taxonomy, read_runs(folder)) if removed else ())
     problems = [
         f"label {label_id!r} was removed, and the store has scores of it; write {{id: {label_id}, name: ..., "
         "retired: true}, or merged_into another label"
@@ -158,17 +158,6 @@ def _refuse_removals(folder: Folder, taxonomy: Taxonomy, removed: Sequence[str])
     ]
     if problems:
         raise TaxonomyError(problems)
-
-
-def _runs_of(folder: Folder, name: str) -> list[StoredRun]:
-    """Return the runs of taxonomies of this name."""
-    runs = read_runs(folder)
-    names = {digest: read_taxonomy(folder, digest).name for digest in _digests(runs)}
-    return [run for run in runs if names[run.record.taxonomy_digest] == name]
-
-
-def _digests(runs: Iterable[StoredRun]) -> set[str]:
-    return {run.record.taxonomy_digest for run in runs}
 
 
 def _check_model(

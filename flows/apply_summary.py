@@ -71,6 +71,8 @@ class ApplySummary(BaseModel):
             yield f"{named}: in force already, and every label is scored; nothing was done"
         else:
             yield f"{named}: {'in force now' if self.put_in_force else 'was in force before'}"
+        if not self.cost.datasets:
+            yield from (f"- {line}" for line in cost_lines(self.diff, self.cost))
         learned = self.retraining.model_id if self.retraining is not None else None
         for backfill in self.backfills:
             if backfill.model_id != learned:

@@ -156,14 +156,15 @@ class _Gathering:
 
     def add_shard(self, dataset: str, shard: str, said: ShardLabels, features: ShardFeatures) -> list[SampleRow]:
         """Add the annotated images of a shard, and return their rows."""
-        answered = self.finder.answers.keys(dataset, shard)
         rows: list[SampleRow] = []
         places: list[int] = []
         place = -1
         for row in features.rows:
             place += row.status is SampleStatus.OK
             # The first sample of a key has its answers.
-            if row.status is SampleStatus.DUPLICATE_KEY or not (row.sample in said.samples or row.key in answered):
+            if row.status is SampleStatus.DUPLICATE_KEY:
+                continue
+            if row.sample not in said.samples and not self.finder.answers.has(dataset, shard, row.key):
                 continue
             truth = self.finder.of(dataset, shard, row.sample, row.key, said)
             if truth.annotated and row.status is not SampleStatus.OK:
@@ -256,7 +257,7 @@ def _add_shard(
     gathering: _Gathering, wanted: FeatureRequest, ref: ShardRef, said: ShardLabels, encoder: ImageEncoder
 ) -> None:
     gathering.damaged |= said.damaged
-    if not said.samples and not gathering.finder.answers.keys(wanted.dataset, ref.shard):
+    if not said.samples and not gathering.finder.answers.speak_of(wanted.dataset, ref.shard):
         return
     try:
         features = shard_features(wanted, ref, encoder, StageClock())[0]

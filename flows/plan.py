@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.features import FeatureRequest
 from flows.models import choose_scorer, load_model, load_recorded
+from flows.removals import removed_labels
 from flows.versions import versions
 from schemas.checkpoint import Scorer
 from schemas.config import TagRequest
@@ -45,6 +46,7 @@ class TagPlan:
     # The shards are as the store remembers them and not as they were just listed, and which taxonomy is in force is
     # somebody else's to say.
     remembered: bool = False
+    removed: tuple[str, ...] = ()  # labels that have scores, and that the taxonomy does not name any more
     unfinished: tuple[str, ...] = ()  # partial runs that were begun, are not complete and are not asked for now
 
     def features(self, *, tokens: bool) -> FeatureRequest:
@@ -106,7 +108,8 @@ def plan_tag(request: TagRequest) -> TagPlan:
     )
     asked = {plan.record.run_id for plan in (first, *more)}
     unfinished = unfinished_runs(runs, dataset, asked) if first.record.partial else ()
-    return replace(first, more=tuple(more), unfinished=unfinished)
+    removed = removed_labels(folder, taxonomy, runs)
+    return replace(first, more=tuple(more), removed=removed, unfinished=unfinished)
 
 
 def unfinished_runs(runs: Iterable[StoredRun], dataset: str, asked: Container[str]) -> tuple[str, ...]:

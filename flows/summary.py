@@ -11,6 +11,7 @@ from schemas.sample import SampleStatus, ShardStatus
 from storage.files import Folder
 from storage.models import read_promotion
 
+_NAMED = 5  # labels named in a sentence
 MAX_LISTED = 500  # rows of the shard table; the worst come first
 
 
@@ -42,7 +43,10 @@ class TagSummary(BaseModel):
     def lines(self) -> list[str]:
         """Return the summary as Markdown lines, readable as plain text."""
         if not self.labels:
-            return [f"dataset {self.dataset}: no label is new; every one is scored on every tagged shard"]
+            return [
+                f"dataset {self.dataset}: no label is new; every one is scored on every tagged shard",
+                *(f"- next: {step}" for step in self.next_steps),
+            ]
         failed = Counter(self.statuses)
         ok = failed.pop(SampleStatus.OK, 0)
         state = "complete" if self.complete else "NOT complete"
@@ -147,6 +151,13 @@ def _next_steps(outcome: RunOutcome, *, promoted: bool) -> list[str]:
         steps.append("replace the truncated shards and run the same command again; only they are read")
     if outcome.plan.shards and outcome.statuses.total() and not outcome.statuses[SampleStatus.OK]:
         steps.append("no image could be scored: are these image shards?")
+    if removed := outcome.plan.removed:
+        more = f" and {len(removed) - _NAMED} more" * (len(removed) > _NAMED)
+        steps.append(
+            f"taxonomy {outcome.plan.taxonomy.name!r} does not name {', '.join(removed[:_NAMED])}{more} any more, and "
+            "the store has scores of them, which `tags` does not show: write them as retired: true, or merged_into "
+            "another label"
+        )
     if not promoted:
         steps.append(
             f"`scores` and `tags` show another model; show this one with `clipdecoder models promote "

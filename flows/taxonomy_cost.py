@@ -7,7 +7,7 @@ promotion every label lacks them. From listings and records alone: no model is l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from flows.backfill import BackfillPlan, plan_backfill
@@ -83,10 +83,13 @@ class TaxonomyCost(Record):
         """Bytes of the shards that these images are in."""
         return sum(dataset.bytes_to_read for dataset in self.datasets)
 
-    def of_label(self, label_id: str) -> Iterator[tuple[DatasetCost, LabelCost]]:
-        """Yield what one label lacks, dataset by dataset."""
+    def by_label(self) -> dict[str, list[tuple[DatasetCost, LabelCost]]]:
+        """Return what each label lacks, dataset by dataset."""
+        found: dict[str, list[tuple[DatasetCost, LabelCost]]] = {}
         for dataset in self.datasets:
-            yield from ((dataset, label) for label in dataset.labels if label.label_id == label_id)
+            for label in dataset.labels:
+                found.setdefault(label.label_id, []).append((dataset, label))
+        return found
 
 
 def cost_of(folder: Folder, taxonomy: Taxonomy, model_id: str | None = None) -> TaxonomyCost:
@@ -123,8 +126,8 @@ def _dataset_cost(
     counts = _Counts()
     for run in runs:
         stored = _stored_features(folder, run)
-        for ref in run.shards:
-            counts.add(run.vocabulary, reports[dataset, ref.shard], to_read=ref.shard not in stored)
+        lacking = {ref.shard: reports[dataset, ref.shard] for ref in run.shards}
+        counts.add(run.vocabulary, lacking.values(), [lacking[shard] for shard in lacking if shard not in stored])
     tokens = any(_needs_tokens(run.model, run.record.scorer, run.vocabulary) for run in runs)
     return DatasetCost(
         dataset=dataset,
@@ -149,14 +152,14 @@ class _Counts:
     images_to_read: Counter[str] = field(default_factory=Counter)
     read: list[ShardReport] = field(default_factory=list)
 
-    def add(self, lacking: Vocabulary, report: ShardReport, *, to_read: bool) -> None:
-        """Count one shard."""
-        num_ok = {label.label_id: _num_ok(report) for label in lacking}
-        self.vocabulary |= {label.label_id: label for label in lacking}
-        self.images.update(num_ok)
-        if to_read:
-            self.images_to_read.update(num_ok)
-            self.read.append(report)
+    def add(self, lacking: Vocabulary, reports: Collection[ShardReport], to_read: Collection[ShardReport]) -> None:
+        """Count shards that lack the same labels; those `to_read` have no stored features."""
+        images, images_to_read = (sum(map(_num_ok, counted)) for counted in (reports, to_read))
+        for label in lacking:
+            self.vocabulary[label.label_id] = label
+            self.images[label.label_id] += images
+            self.images_to_read[label.label_id] += images_to_read
+        self.read += to_read
 
     def labels(self) -> Iterator[LabelCost]:
         """Yield what each label lacks."""

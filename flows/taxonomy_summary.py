@@ -9,6 +9,7 @@ from schemas.taxonomy_diff import ChangeKind, LabelChange, TaxonomyDiff
 
 CHANGE_COLUMNS = ("label", "change", "before", "after", "cost")
 VIEWS_ONLY = "views only"
+_Lacking = dict[str, list[tuple[DatasetCost, LabelCost]]]
 
 # After other changes a label is scored as before: if it lacks scores, they are not the reason.
 _MAY_NEED_SCORES: frozenset[ChangeKind] = frozenset(("added", "restored", "reworded", "merged", "unmerged"))
@@ -21,13 +22,14 @@ def change_rows(diff: TaxonomyDiff, cost: TaxonomyCost | None) -> list[dict[str,
         diff: what changed.
         cost: what the store lacks for the new version; None: that is not known.
     """
+    lacking = cost.by_label() if cost is not None and cost.datasets else None
     return [
         {
             "label": change.label_id,
             "change": change.kind,
             "before": change.before,
             "after": change.after,
-            "cost": _cost_of(change, cost),
+            "cost": _cost_of(change, lacking),
         }
         for change in diff.changes
         if not change.by_templates
@@ -54,7 +56,10 @@ def change_lines(diff: TaxonomyDiff) -> Iterator[str]:
 def cost_lines(diff: TaxonomyDiff, cost: TaxonomyCost) -> Iterator[str]:
     """Yield what scoring the new version would take, dataset by dataset."""
     if not cost.datasets:
-        yield f"cost: unknown; no dataset of the store was tagged with a taxonomy {cost.taxonomy!r} yet"
+        yield (
+            f"cost: unknown; no dataset of the store was tagged with a taxonomy named {cost.taxonomy!r} yet; "
+            "`clipdecoder tag SHARDS --taxonomy FILE` scores images for it"
+        )
         return
     if not cost.lacking:
         yield "cost: views only; no query is embedded, no score computed, no image read"
@@ -97,13 +102,13 @@ def _features(cost: DatasetCost) -> str:
     return "patch tokens" if cost.tokens else "embeddings"
 
 
-def _cost_of(change: LabelChange, cost: TaxonomyCost | None) -> str | None:
+def _cost_of(change: LabelChange, lacking: _Lacking | None) -> str | None:
     """Say in a few words what a change costs; None where that is not known."""
     if change.kind not in _MAY_NEED_SCORES:
         return VIEWS_ONLY
-    if cost is None or not cost.datasets:
+    if lacking is None:
         return None
-    found = list(cost.of_label(change.label_id))
+    found = lacking.get(change.label_id)
     return _scores(found) if found else VIEWS_ONLY
 
 

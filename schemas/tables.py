@@ -94,3 +94,20 @@ def tokens_schema(num_tokens: int, token_width: int) -> pa.Schema:
             pa.field("tokens", pa.list_(pa.float16(), num_tokens * token_width), nullable=False),
         ]
     )
+
+
+# What was exported: one row per sample, in the order of its source. `dataset`, `shard` and `sample` say where it comes
+# from. Beside exported shards, `key` comes first, as the sample is called there; `source_key` is the key it had.
+EXPORTED_LABELS = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),
+        pa.field("tags", pa.list_(pa.struct([("label_id", pa.string()), ("score", pa.float32())])), nullable=False),
+    ]
+)
+EXPORT_INDEX = pa.schema([pa.field("key", pa.string(), nullable=False), *EXPORTED_LABELS])

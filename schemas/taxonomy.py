@@ -183,8 +183,9 @@ def parse_taxonomy(text: str, *, source: str = "taxonomy.yaml") -> Taxonomy:
 def _load_yaml(text: str, source: str) -> tuple[Any, list[int]]:
     """Return the parsed document and the line of each entry of `labels`."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.load(text, Loader=_StrictLoader)
+        loader = _StrictLoader(text)
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
         raise TaxonomyError([_describe_yaml(error, text, source)]) from None
     except RecursionError:

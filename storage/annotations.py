@@ -31,6 +31,7 @@ FOLDER = "annotations"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BATCH_ROWS = 100_000
 _READERS = 16  # on an object store the wait is the round trip
+_Scope = tuple[str | None, str | None]  # the dataset and shard that an answer names; None: any
 _UNSURE = -1  # below no, which is below yes: of answers of one time the most positive counts
 
 
@@ -187,15 +188,23 @@ class Answers:
                 found[str(self._columns["label_id"][row])] = self._answer(row)
         return found
 
-    def keys(self, dataset: str, shard: str) -> frozenset[str]:
-        """Return the keys of which a sample of this shard would have answers, whether it has such samples or not."""
-        scopes = [(d, s) for d in (None, dataset) for s in (None, shard)]
+    def speak_of(self, dataset: str, shard: str) -> bool:
+        """Whether samples of this shard would have answers if they had the right keys."""
+        return any(scope in self._keys_of_scope for scope in _scopes(dataset, shard))
+
+    def has(self, dataset: str, shard: str, key: str) -> bool:
+        """Whether a sample has answers. It costs the same however many there are."""
+        return any(key in self._keys_of_scope.get(scope, ()) for scope in _scopes(dataset, shard))
+
+    def keys(self, shards: Iterable[tuple[str, str]]) -> frozenset[str]:
+        """Return the keys of which a sample would have answers, in one of these shards of datasets at least."""
+        scopes = {scope for dataset, shard in shards for scope in _scopes(dataset, shard)}
         found = [self._keys_of_scope[scope] for scope in scopes if scope in self._keys_of_scope]
-        return found[0].union(*found[1:]) if found else frozenset()
+        return frozenset[str]().union(*found)
 
     @cached_property
-    def _keys_of_scope(self) -> dict[tuple[str | None, str | None], frozenset[str]]:
-        found: dict[tuple[str | None, str | None], set[str]] = {}
+    def _keys_of_scope(self) -> dict[_Scope, frozenset[str]]:
+        found: dict[_Scope, set[str]] = {}
         for key, rows in self._rows.items():
             for row in rows:
                 found.setdefault((self._columns["dataset"][row], self._columns["shard"][row]), set()).add(key)
@@ -208,6 +217,11 @@ class Answers:
             at=_EPOCH + timedelta(microseconds=int(self._at[row])),
             source=str(self._columns["source"][row]),
         )
+
+
+def _scopes(dataset: str, shard: str) -> list[_Scope]:
+    """Return what answers that hold for samples of a shard may name."""
+    return [(d, s) for d in (None, dataset) for s in (None, shard)]
 
 
 class _Column:

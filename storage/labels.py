@@ -18,7 +18,7 @@ class CurrentLabel:
 
     dataset: str
     label: Label
-    target: str  # the label that answers for it: the end of its chain of merges, or itself
+    target: str  # the label that answers for it: the end of its chain of merges, or itself; if retired, itself
 
 
 def current_labels(folder: Folder, runs: Sequence[StoredRun]) -> list[CurrentLabel]:
@@ -40,7 +40,9 @@ def labels_of(current: Mapping[str, Sequence[Taxonomy]]) -> list[CurrentLabel]:
     for dataset, taxonomies in current.items():
         for taxonomy in taxonomies:
             for label in taxonomy.labels:
-                meaning = CurrentLabel(dataset=dataset, label=label, target=taxonomy.resolve(label.id))
+                # Retired and merged is retired: nothing new is scored for its target, so nothing old counts either.
+                target = label.id if label.retired else taxonomy.resolve(label.id)
+                meaning = CurrentLabel(dataset=dataset, label=label, target=target)
                 found.setdefault((dataset, label.id), meaning)
     return list(found.values())
 

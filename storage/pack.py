@@ -73,8 +73,8 @@ def pack(
     """
     if samples_per_shard < 1:
         raise RequestError(f"samples_per_shard is {samples_per_shard}; a shard needs at least one image")
-    target = _parse_target(to)
-    _check_is_free(target)
+    target = parse_target(to)
+    check_is_free(target)
     found = list_pictures(source)
     shards: list[str] = []
     for start in range(0, len(found.pictures), samples_per_shard):
@@ -87,7 +87,7 @@ def pack(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Target:
+class ShardTarget:
     """Where shards go: `to` in the three parts before, of and after their number."""
 
     before: str
@@ -101,6 +101,7 @@ class _Target:
         return Folder(folder or slash or ".")
 
     def url(self, number: int) -> str:
+        """Return a shard's URL."""
         return f"{self.before}{number:{self.number_format}}{self.after}"
 
     def name(self, number: int) -> str:
@@ -108,7 +109,12 @@ class _Target:
         return self.url(number)[self.before.rfind("/") + 1 :]
 
 
-def _parse_target(to: str) -> _Target:
+def parse_target(to: str) -> ShardTarget:
+    """Return what `to` says.
+
+    Raises:
+        RequestError: it has not exactly one place for a number, or does not end in .tar.
+    """
     try:
         parts = list(Formatter().parse(to))
     except ValueError as error:
@@ -119,7 +125,7 @@ def _parse_target(to: str) -> _Target:
         if name in ("", "0") and not conversion and _INDEX_FORMAT.fullmatch(number_format or ""):
             literals = [literal for literal, *_ in parts]
             split = places[0] + 1
-            return _Target(
+            return ShardTarget(
                 before="".join(literals[:split]), number_format=number_format or "", after="".join(literals[split:])
             )
     raise RequestError(
@@ -127,8 +133,13 @@ def _parse_target(to: str) -> _Target:
     )
 
 
-def _check_is_free(target: _Target) -> None:
-    """Refuse a target that has shards of such names already: two packings would mix."""
+def check_is_free(target: ShardTarget) -> None:
+    """Refuse a target that has shards of such names already: two packings would mix.
+
+    Raises:
+        RequestError: naming some of them.
+        StoreError: the target cannot be listed.
+    """
     folder = target.folder
     before, after = target.before[target.before.rfind("/") + 1 :], target.after
     digits = "[0-9a-fA-F]+" if target.number_format[-1:] in ("x", "X") else "[0-9]+"
@@ -145,7 +156,7 @@ def _check_is_free(target: _Target) -> None:
         )
 
 
-def _write_shard(target: _Target, number: int, found: PictureList, pictures: Sequence[Picture]) -> None:
+def _write_shard(target: ShardTarget, number: int, found: PictureList, pictures: Sequence[Picture]) -> None:
     begun = number > 0
     try:
         with target.folder.create(target.name(number)) as file:
@@ -166,10 +177,14 @@ def _write_tar(file: IO[bytes], found: PictureList, pictures: Sequence[Picture])
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for picture in pictures:
             for member, content in picture.members:
-                data = content if isinstance(content, bytes) else _read(found.folder, content)
-                header = tarfile.TarInfo(member)  # time, owner and group are 0
-                header.size = len(data)
-                tar.addfile(header, io.BytesIO(data))
+                add_member(tar, member, content if isinstance(content, bytes) else _read(found.folder, content))
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Write a file into a tar with a header that depends on nothing else: equal members give equal bytes."""
+    header = tarfile.TarInfo(name)  # time, owner and group are 0
+    header.size = len(data)
+    tar.addfile(header, io.BytesIO(data))
 
 
 def _read(folder: Folder, path: str) -> bytes:

@@ -148,6 +148,8 @@ SELECT label_id, min(name) AS name, min(description) AS description, bool_or(see
 FROM labels WHERE active GROUP BY label_id ORDER BY label_id
 """
 
+_LABEL_IDS = "SELECT DISTINCT label_id FROM labels"
+
 _SHOWN = "SELECT model_id, scorer FROM internal.scores LIMIT 1"
 
 
@@ -203,6 +205,11 @@ class ReviewPool:
 def review_labels(connection: duckdb.DuckDBPyConnection) -> list[ReviewLabel]:
     """Return the active labels of an open catalog, by id."""
     return [ReviewLabel(**row) for row in run_query(connection, _LABELS).to_pylist()]
+
+
+def known_labels(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """Return the ids of all labels of an open catalog: active, merged and retired ones."""
+    return {row["label_id"] for row in run_query(connection, _LABEL_IDS).to_pylist()}
 
 
 def shown_scorer(connection: duckdb.DuckDBPyConnection) -> dict[str, str] | None:

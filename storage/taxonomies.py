@@ -67,7 +67,10 @@ def applied_taxonomy(folder: Folder, name: str | None = None) -> Taxonomy:
             "`clipdecoder tag SHARDS --taxonomy FILE` does"
         )
     if name is None and len(known) > 1:
-        raise StoreError(f"several taxonomies are applied in this store: {', '.join(sorted(known))}; say applied:NAME")
+        raise StoreError(
+            f"several taxonomies are applied in this store: {', '.join(sorted(known))}; say which: "
+            "applied:NAME where a version is asked for, --taxonomy NAME for `clipdecoder retrain`"
+        )
     if name is not None and name not in known:
         raise StoreError(one_of("taxonomy", name, known))
     return read_taxonomy(folder, known[name or next(iter(known))].digest)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.output import Json, Store, print_json, print_lines, store_url
+from flows.cli.output import Json, Store, print_summary, store_url
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Ground truth beside the shards: import.")
 
@@ -65,10 +65,4 @@ def import_file(
         at=at,
         complete=complete,
     )
-    report = run_import(request)
-    if as_json:
-        print_json(report)
-    else:
-        print_lines(report.lines())
-    if not report.ok:
-        raise typer.Exit(1)
+    print_summary(run_import(request), as_json=as_json)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import BatchSize, Device, with_settings
-from flows.cli.output import Json, Store, print_json, print_lines, say, stderr
+from flows.cli.orchestration import run_flow
+from flows.cli.output import Json, Store, print_json, print_lines, print_summary, stderr, stoppable
 
 if TYPE_CHECKING:
-    from schemas.config import BackfillRequest
+    from flows.backfill import BackfillPlan
+    from flows.backfill_summary import BackfillSummary
+    from schemas.config import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -33,43 +36,40 @@ def backfill(
 
     Example: clipdecoder backfill --plan
     """
-    from schemas.config import BackfillRequest, make_request
+    from flows.backfill import plan_backfill
+    from schemas.config import BackfillRequest, load_settings, make_request
 
     given = {"model": model or "current", "batch_size": batch_size, "device": device, "store": store}
     request = make_request(BackfillRequest, **with_settings(BackfillRequest, given))
+    settings, planned = load_settings(), plan_backfill(request)
     if plan:
-        _plan(request, as_json)
+        _show(planned, as_json)
         return
-    try:
-        _run(request, as_json)
-    except KeyboardInterrupt:
-        say("stopped; what is done stays done, and the same command goes on")
-        raise typer.Exit(130) from None
+    with stoppable():
+        summary = _run(planned, settings)
+    print_summary(summary, as_json=as_json)
 
 
-def _plan(request: BackfillRequest, as_json: bool) -> None:
-    from flows.backfill import plan_backfill
+def _show(plan: BackfillPlan, as_json: bool) -> None:
     from flows.backfill_summary import describe_backfill
 
-    planned = describe_backfill(plan_backfill(request))
+    planned = describe_backfill(plan)
     if as_json:
         print_json(planned)
     else:
         print_lines(planned.lines())
 
 
-def _run(request: BackfillRequest, as_json: bool) -> None:
-    from flows.backfill import plan_backfill, run_backfill
+def _run(plan: BackfillPlan, settings: Settings) -> BackfillSummary:
+    """Carry out a plan in this process, through Prefect unless the settings say otherwise, with a bar on a terminal."""
+    from flows.backfill import run_backfill
     from flows.backfill_summary import summarise_backfill
     from flows.progress import progress_bar, watcher
     from flows.run import execute_here
 
-    plan = plan_backfill(request)
     with progress_bar(stderr()):
-        summary = summarise_backfill(run_backfill(plan, execute_here, watcher.get()))
-    if as_json:
-        print_json(summary)
-    else:
-        print_lines(summary.lines())
-    if not summary.ok:
-        raise typer.Exit(1)
+        if not settings.orchestrate:
+            return summarise_backfill(run_backfill(plan, execute_here, watcher.get()))
+        from flows.deployed.backfill import backfill as backfill_flow
+
+        return summarise_backfill(run_flow(backfill_flow, plan.request).unquote())

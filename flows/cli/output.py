@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -27,6 +27,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable r
 Store = Annotated[
     str | None, typer.Option("--store", help="URL of the store.  [default: `store` in clipdecoder.toml, else ./store]")
 ]
+
+
+class Summary(Protocol):
+    """What a command that can fail half-way came to."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+
+    def lines(self) -> list[str]:
+        """Return it as text."""
+
 
 # What schemas.config says as well; importing that costs a fifth of a second. A test keeps them equal.
 DEFAULT_STORE = "store"
@@ -46,6 +58,26 @@ def print_lines(lines: Sequence[str]) -> None:
     """Print text on stdout."""
     for line in lines:
         typer.echo(visible(line))
+
+
+def print_summary(summary: Summary, *, as_json: bool) -> None:
+    """Print what a command came to, and end it with exit code 1 if something failed."""
+    if as_json:
+        print_json(summary)
+    else:
+        print_lines(summary.lines())
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C end work that another call goes on with: exit code 130, and a word on what to do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; what is done stays done, and the same command goes on")
+        raise typer.Exit(130) from None
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from flows.cli.models import print_gates
 from flows.cli.options import BatchSize, Device, with_settings
-from flows.cli.output import Json, Store, print_json, print_lines, print_table, say, stderr
+from flows.cli.orchestration import held, run_flow
+from flows.cli.output import Json, Store, print_json, print_lines, print_table, stderr, stoppable
 
 if TYPE_CHECKING:
-    from schemas.config import RetrainRequest
-    from schemas.retraining import RetrainDecision
+    from schemas.config import RetrainRequest, Settings
+    from schemas.retraining import RetrainDecision, RetrainOutcome
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +42,15 @@ def retrain(
     from schemas.config import RetrainRequest, load_settings, make_request
 
     given = {"taxonomy": taxonomy, "batch_size": batch_size, "device": device, "store": store}
-    policy = {"policy": load_settings().retraining}
+    settings = load_settings()
+    policy = {"policy": settings.retraining}
     request = make_request(RetrainRequest, **with_settings(RetrainRequest, given | policy))
     if plan:
         _plan(request, as_json)
-    else:
-        _run(request, as_json)
+        return
+    with stoppable():
+        outcome = _run(request, settings)
+    _print_outcome(request, outcome, as_json)
 
 
 def _plan(request: RetrainRequest, as_json: bool) -> None:
@@ -61,18 +66,32 @@ def _plan(request: RetrainRequest, as_json: bool) -> None:
         _print_decision(decision)
 
 
-def _run(request: RetrainRequest, as_json: bool) -> None:
+def _run(request: RetrainRequest, settings: Settings) -> RetrainOutcome:
+    """Retrain in this process, through Prefect unless the settings say otherwise, with bars on a terminal.
+
+    Raises:
+        RequestError: found before any work; a taxonomy that is not in force also before Prefect is started.
+    """
     from flows.retraining.run import run_retrain
-    from flows.training_progress import training_bar
+    from flows.training_progress import training_bar, training_watcher
+    from storage.files import Folder
+    from storage.taxonomies import applied_taxonomy
+
+    applied_taxonomy(Folder(request.store), request.taxonomy)
+    with training_bar(stderr()) as watch:
+        if not settings.orchestrate:
+            return run_retrain(request, watch)
+        from flows.deployed.retrain import retrain as retrain_flow
+
+        with held(training_watcher, watch):
+            return cast("RetrainOutcome", run_flow(retrain_flow, request))
+
+
+def _print_outcome(request: RetrainRequest, outcome: RetrainOutcome, as_json: bool) -> None:
+    from flows.retraining.summary import outcome_lines
     from storage.files import Folder
     from storage.retraining import find_decision, find_gates
 
-    try:
-        with training_bar(stderr()) as watch:
-            outcome = run_retrain(request, watch)
-    except KeyboardInterrupt:
-        say("stopped; what is done stays done, and the same command goes on from there")
-        raise typer.Exit(130) from None
     folder = Folder(request.store)
     decision = find_decision(folder, outcome.decision_id)
     gates = find_gates(folder, outcome.model_id) if outcome.model_id is not None else None
@@ -84,9 +103,16 @@ def _run(request: RetrainRequest, as_json: bool) -> None:
         _print_decision(decision)
     if gates is not None:
         print_gates(gates)
-    from flows.retraining.summary import outcome_lines
+    print_lines([*outcome_lines(outcome), *_next_steps(request)])
 
-    print_lines(list(outcome_lines(outcome)))
+
+def _next_steps(request: RetrainRequest) -> Iterator[str]:
+    from flows.backfill import plan_backfill
+    from schemas.config import BackfillRequest
+
+    plan = plan_backfill(BackfillRequest(store=request.store))
+    if plan.runs and plan.model is not None:
+        yield f"next: clipdecoder backfill --store {request.store}   (model {plan.model.model_id} lacks scores)"
 
 
 def _print_decision(decision: RetrainDecision) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from flows.cli.orchestration import run_flow
-from flows.cli.output import Json, Store, print_json, print_lines, say, stderr
+from flows.cli.output import Json, Store, print_json, print_lines, print_summary, say, stderr, stoppable
 
 if TYPE_CHECKING:
     from flows.summary import TagSummary
@@ -101,17 +101,9 @@ def tag(
     if dry_run:
         _estimate(request, as_json)
         return
-    try:
+    with stoppable():
         summary = run(request, settings)
-    except KeyboardInterrupt:
-        say("stopped; what is done stays done, and the same command goes on")
-        raise typer.Exit(130) from None
-    if as_json:
-        print_json(summary)
-    else:
-        print_lines(summary.lines())
-    if not summary.ok:
-        raise typer.Exit(1)
+    print_summary(summary, as_json=as_json)
 
 
 def run(request: TagRequest, settings: Settings) -> TagSummary:

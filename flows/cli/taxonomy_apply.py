@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.options import BatchSize, Device, with_settings
 from flows.cli.orchestration import held, run_flow
-from flows.cli.output import Json, Store, print_json, print_lines, print_table, say, stderr
+from flows.cli.output import Json, Store, print_json, print_lines, print_summary, print_table, stderr, stoppable
 
 if TYPE_CHECKING:
     from flows.apply import ApplyPlan
@@ -51,17 +51,9 @@ def apply(
     if plan:
         _show(planned, as_json)
         return
-    try:
+    with stoppable():
         summary = _run(planned, settings, retrain=not no_retrain)
-    except KeyboardInterrupt:
-        say("stopped; what is done stays done, and the same command goes on")
-        raise typer.Exit(130) from None
-    if as_json:
-        print_json(summary)
-    else:
-        print_lines(summary.lines())
-    if not summary.ok:
-        raise typer.Exit(1)
+    print_summary(summary, as_json=as_json)
 
 
 def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli.options import BatchSize, Device, Name, Shards, TargetPrecision, TaxonomyFile, with_settings
 from flows.cli.output import Json, Store, print_json, print_lines, say, stderr
-
-if TYPE_CHECKING:
-    pass
 
 
 def register(app: typer.Typer) -> None:

@@ -21,9 +21,10 @@ from flows.models import load_recorded
 from flows.retraining.gates import GateCase, HeldOut, Tagged, judge
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, sources_of, usable
 from schemas.config import RetrainRequest
-from schemas.errors import RequestError, ShardError, StoreError
+from schemas.errors import RequestError, RunError, ShardError, StoreError
 from schemas.manifest import ModelRecord
 from schemas.retraining import GateReport
+from schemas.sample import ShardStatus
 from schemas.taxonomy import Taxonomy
 from schemas.training import Missing
 from storage.annotations import read_answers
@@ -203,14 +204,17 @@ def _tagged(case: Comparison, current: _Judged, new: _Judged) -> Tagged | str:
     if case.canary is None:
         return "no shard with images is tagged"
     try:
-        tags = [_tags(case, case.canary, judged) for judged in (current, new)]
+        (samples, current_CK), (others, new_CK) = (_tags(case, case.canary, judged) for judged in (current, new))
     except ShardError as error:
+        if error.status is ShardStatus.UNREADABLE:  # it is there: gates that wait for it are not passed by
+            raise RunError(f"{error}; run the same command again when it can be read") from error
         return f"the canary shard cannot be read: {error}"
-    return Tagged(current_CK=tags[0], new_CK=tags[1])
+    _, places, others_places = np.intersect1d(samples, others, assume_unique=True, return_indices=True)
+    return Tagged(current_CK=current_CK[places], new_CK=new_CK[others_places])
 
 
-def _tags(case: Comparison, canary: Canary, judged: _Judged) -> NDArray[np.bool_]:
-    """Return the tags that a model gives the canary.
+def _tags(case: Comparison, canary: Canary, judged: _Judged) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Return the canary's images by their ordinal, and the tags that a model gives them.
 
     Raises:
         ShardError: its features are not stored, and the shard is gone or has changed.
@@ -221,4 +225,4 @@ def _tags(case: Comparison, canary: Canary, judged: _Judged) -> NDArray[np.bool_
     wanted = canary.wanted(case.request.store, case.request, judged.needs())
     features = shard_features(wanted, canary.ref, judged.model.encoders.image, StageClock())[0]
     logits_CK = all_logits(features.embeddings_ND, features.tokens_NTC, judged.scorer)
-    return tags_of(judged.scorer.maps.scores(logits_CK), judged.thresholds_K)
+    return features.ok_samples, tags_of(judged.scorer.maps.scores(logits_CK), judged.thresholds_K)

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from flows.evaluation_tables import percent
 from flows.retraining.evidence import Evidence, read_evidence
+from flows.retraining.forgotten import forgotten_labels, forgotten_line
 from flows.train_plan import read_recipe
 from schemas.checkpoint import CheckpointRecord
 from schemas.digests import digest_of
@@ -64,7 +65,12 @@ def decide(folder: Folder, taxonomy: Taxonomy, policy: RetrainPolicy, *, keep: b
     if stored is not None and stored.retrain:
         return _settled(stored, outcome, policy)
     case = _Case(
-        taxonomy=taxonomy, policy=policy, evidence=evidence, model=model, precisions=_precisions(folder, model)
+        taxonomy=taxonomy,
+        policy=policy,
+        evidence=evidence,
+        model=model,
+        precisions=_precisions(folder, model),
+        forgotten=forgotten_labels(folder, taxonomy, model),
     )
     made = case.decide(decision_id, folder)
     if stored is not None and made.model_copy(update={"decided_at": stored.decided_at}) == stored:
@@ -152,6 +158,7 @@ class _Case:
     evidence: Evidence
     model: ModelRecord | None
     precisions: Mapping[str, float]
+    forgotten: Mapping[str, str]  # labels of other taxonomies that a new model would not know
 
     def decide(self, decision_id: str, folder: Folder) -> RetrainDecision:
         """Return the decision."""
@@ -168,7 +175,7 @@ class _Case:
             taxonomy_digest=self.taxonomy.digest,
             ground_truth_digest=self.evidence.digest,
             model_id=self.model.model_id if self.model is not None else None,
-            retrain=bool(asking) and self.policy.enabled,
+            retrain=bool(asking) and self.policy.enabled and not self.forgotten,
             reasons=tuple(self._reasons(labels, asking)),
             labels=labels,
             policy=self.policy,
@@ -236,6 +243,8 @@ class _Case:
         """Yield why, or why not, in sentences."""
         if not self.policy.enabled:
             yield _OFF
+        if asking and self.forgotten:
+            yield forgotten_line(self.forgotten, self.taxonomy)
         most_first = sorted(asking, key=lambda label: (-label.positives, label.label_id))
         yield from (f"{label.label_id}: {label.reason}" for label in most_first[:_NAMED])
         if len(asking) > _NAMED:

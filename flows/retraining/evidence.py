@@ -172,9 +172,7 @@ def _annotated_rows(
 ) -> Iterator[tuple[str, SampleRow]]:
     """Yield dataset and row of the good samples that side files or answers may speak of."""
     described = sorted("/".join(shard) for shard, labels in said.items() if labels.samples)
-    answered: set[str] = set()
-    for dataset, shard in said:
-        answered |= answers.keys(dataset, shard)
+    answered = answers.keys(said)
     if not described and not answered:
         return
     with open_catalog(folder) as connection:

@@ -62,7 +62,8 @@ class GateCase:
 
     def seen_K(self, record: ModelRecord) -> NDArray[np.bool_]:
         """Return which labels a model was trained on."""
-        return np.array([label_id in set(record.seen_labels) for label_id in self.label_ids], np.bool_)
+        seen = frozenset(record.seen_labels)
+        return np.array([label_id in seen for label_id in self.label_ids], np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def annotated_reports(folder: Folder, runs: Sequence[StoredRun], answers: Answer
     def annotated(key: ShardKey) -> bool:
         report = reports[key]
         said = read_side_labels(folder, key[0], report.shard, report.fingerprint)
-        return said is not None and bool(said.samples or answers.keys(*key))
+        return said is not None and (bool(said.samples) or answers.speak_of(*key))
 
     with ThreadPoolExecutor(_READERS) as pool:
         return {key: reports[key] for key, found in zip(reports, pool.map(annotated, reports), strict=True) if found}

@@ -14,7 +14,7 @@ from schemas.review import ANSWERS_FORMAT, AnswersFile, ReviewImport
 from storage.annotations import Annotation, write_annotations
 from storage.catalog import open_catalog
 from storage.files import Folder, read_text
-from storage.review import known_pictures, review_labels
+from storage.review import known_labels, known_pictures
 
 SOURCE = "review"
 _EXPECTED = (
@@ -31,15 +31,16 @@ def run_import(store: str, location: str) -> ReviewImport:
         location: path or URL of the file.
 
     Raises:
-        RequestError: the file cannot be read, is of another kind, or has no answer.
-        StoreError: there is no such store, or it has none of the pictures that were answered.
+        RequestError: the file cannot be read, is of another kind, has no answer, or is about none of the store's
+            pictures.
+        StoreError: there is no such store.
     """
     annotations = _read(location)
     if not annotations:
         raise RequestError(f"{location}: no question is answered in it yet")
     with open_catalog(store) as connection:
         known = known_pictures(connection, sorted({each.key for each in annotations}))
-        labels = {label.label_id for label in review_labels(connection)}
+        labels = known_labels(connection)
     strange = sum((each.dataset, each.shard, each.key) not in known for each in annotations)
     if strange == len(annotations):
         raise RequestError(

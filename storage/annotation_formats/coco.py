@@ -41,7 +41,8 @@ def _by_id(records: list[Any], name: str, what: str, bad: list[str]) -> dict[int
     found: dict[int | str, str] = {}
     for place, record in enumerate(records):
         try:
-            found[_id(record, "id")] = parse_text(record.get(name), name).strip()
+            identity = _id(record, "id")
+            found[identity] = parse_text(record.get(name), name).strip()
         except ValueError as error:
             bad.append(f"{what} {place}: {error}")
     return found

@@ -81,11 +81,23 @@ def _time(annotation: Mapping[str, Any]) -> datetime | None:
 
 def _words(annotation: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was chosen: of a result of type `choices` the choices, of `rectanglelabels` its labels, ..."""
-    for result in annotation.get("result") or ():
+    for result in _list(annotation, "result"):
         kind, value = (result.get("type"), result.get("value")) if isinstance(result, Mapping) else (None, None)
         if isinstance(kind, str) and (kind == "choices" or kind.endswith("labels")) and isinstance(value, Mapping):
-            for word in value.get(kind) or ():
+            for word in _list(value, kind):
                 yield parse_text(word, kind).strip()
+
+
+def _list(record: Mapping[str, Any], name: str) -> list[Any]:
+    """Return a list that may be left out.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = record.get(name) or []
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {value!r}, and must be a list")
+    return value
 
 
 def _source(annotation: Mapping[str, Any]) -> str:

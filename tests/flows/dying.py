@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,32 @@ from tests.flows.disks import NEVER, DyingDisk
 from tests.flows.world import LABELS, World, make_world, pictures, taxonomy_text
 from tests.nasty import TEXT_AS_JPEG
 
+KILLED = "signal 9"
 UNSEEN = "black-moon"  # in no taxonomy so far
 
 
-def in_fork(work: Callable[[], Any]) -> tuple[bool, Any]:
-    """Return whether a fork that does `work` was killed, and what `work` returned otherwise."""
+def in_fork(work: Callable[[], Any]) -> tuple[str, Any]:
+    """Return how a fork that does `work` ended (`done`, `signal 9`, or a traceback), and what `work` returned."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        result = json.dumps(work())
-        os.write(writer, result.encode())
+        end, result = "done", None
+        try:
+            result = work()
+        except BaseException:  # noqa: BLE001 - whatever it is, the parent tells it
+            end = traceback.format_exc()
+        with os.fdopen(writer, "w") as pipe:
+            json.dump([end, result], pipe)
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status), json.loads(text) if text else None
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}", None
+    end, result = json.loads(text)
+    return end, result
 
 
 Work = Callable[[str], object]  # does its work in the store at this URL
@@ -98,19 +108,28 @@ def kill_everywhere(work: Work, place: Path, begun: Path | None) -> dict[str, An
         return store
 
     reference = fresh("reference")
-    _, steps = in_fork(lambda: dying(work, reference))
+    end, steps = in_fork(lambda: dying(work, reference))
+    assert end == "done", end
     wrong = []
     for step in range(1, steps + 1):
         store = fresh(f"killed-{step}")
         killed, _ = in_fork(lambda store=store, step=step: dying(work, store, step))
         broken = half_written(store) if store.exists() else []
         mixed = mixed_rows(store)
-        in_fork(lambda store=store: dying(work, store))
-        passed = audit_run(Folder(str(store)), None).passed
-        same = parts(store) == parts(reference) and in_force(store) == in_force(reference)
-        if not killed or broken or mixed or not same or not passed:
-            wrong.append({"step": step, "killed": killed, "broken": broken, "mixed": mixed, "audit": passed})
+        finished, _ = in_fork(lambda store=store: dying(work, store))
+        findings = [finding.message for finding in audit_run(Folder(str(store)), None).findings if not finding.warning]
+        other = other_parts(store, reference)
+        if (killed, finished) != (KILLED, "done") or broken or mixed or findings or other:
+            found = {"broken": broken, "mixed": mixed, "audit": findings, "other": other}
+            wrong.append({"step": step, "killed": killed, "finished": finished} | found)
     return {"steps": steps, "wrong": wrong}
+
+
+def other_parts(store: Path, reference: Path) -> list[str]:
+    """Return what is not as in the other store: Parquet parts by their bytes, and the version in force."""
+    these, those = parts(store), parts(reference)
+    other = sorted(path for path in these.keys() | those.keys() if these.get(path) != those.get(path))
+    return other + ["in force"] * (in_force(store) != in_force(reference))
 
 
 def in_force(store: Path) -> str | None:

@@ -26,7 +26,7 @@ from storage.files import Folder
 from storage.models import read_promotion
 from storage.retraining import find_gates, read_decisions
 from tests.flows.disks import NEVER, DyingDisk
-from tests.flows.dying import half_written, in_fork
+from tests.flows.dying import KILLED, half_written, in_fork
 from tests.flows.grown import POLICY
 
 
@@ -85,22 +85,27 @@ def main(begun: Path, reference: Path, place: Path) -> dict[str, Any]:
     wanted = state(reference)
     in_training = shutil.copytree(begun, place / "in-training")
     killed, _ = in_fork(lambda: retrain_and_die(in_training))
-    in_fork(lambda: retrain(in_training))
+    finished, _ = in_fork(lambda: retrain(in_training))
     found = state(in_training)
-    wrong: list[Any] = [] if killed and _nameless(found) == _nameless(wanted) else [{"killed": killed, "state": found}]
+    wrong: list[Any] = []
+    if killed != KILLED or _nameless(found) != _nameless(wanted):
+        wrong.append({"killed": killed, "finished": finished, "state": found})
     trained = shutil.copytree(reference, place / "trained")
     unfinish(trained)
     copy = shutil.copytree(trained, place / "copy")
-    _, (steps, _) = in_fork(lambda: retrain(copy))
+    end, answer = in_fork(lambda: retrain(copy))
+    assert answer is not None, end
+    steps = answer[0]
     for step in range(2, steps + 1, 2):  # when a file is half written, and when it has just got its name
         store = shutil.copytree(trained, place / f"killed-{step}")
         killed, _ = in_fork(lambda store=store, step=step: retrain(store, step))
         broken = [name for name in half_written(store) if not name.startswith(("model.safetensors", "README.md"))]
         shown = state(store)["promotion"]
-        _, answer = in_fork(lambda store=store: retrain(store))
-        finished = answer[1]["state"] == "promoted" and state(store) == wanted
-        if not killed or broken or not finished or shown["model_id"] not in _shown(wanted):
-            wrong.append({"step": step, "killed": killed, "broken": broken, "shown": shown, "state": state(store)})
+        end, answer = in_fork(lambda store=store: retrain(store))
+        finished = answer is not None and answer[1]["state"] == "promoted" and state(store) == wanted
+        if killed != KILLED or broken or not finished or shown["model_id"] not in _shown(wanted):
+            ends = {"killed": killed, "finished": end}
+            wrong.append({"step": step, **ends, "broken": broken, "shown": shown, "state": state(store)})
     return {"steps": steps, "wrong": wrong}
 
 

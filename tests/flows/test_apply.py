@@ -13,15 +13,17 @@ from typer.testing import CliRunner
 from examples.scenes.render import taxonomy_yaml
 from flows.apply import ApplyOutcome, ApplyPlan, ApplySteps, plan_apply, run_apply
 from flows.apply_summary import describe_plan, summarise_apply
-from flows.backfill import BackfillOutcome, BackfillPlan, run_backfill
+from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
 from flows.cli.app import app
-from schemas.config import ApplyRequest, RetrainRequest
+from flows.retraining.status import store_status
+from schemas.config import ApplyRequest, BackfillRequest, RetrainRequest
 from schemas.errors import RunError, StoreError, TaxonomyError
 from schemas.retraining import RetrainOutcome, RetrainPolicy
+from storage.annotations import Annotation, write_annotations
 from storage.audit import audit_run
 from storage.files import Folder
 from storage.models import promote
-from storage.taxonomies import digest_in_force
+from storage.taxonomies import digest_in_force, find_taxonomy
 from tests.flows.annotated import LABELS as SCENES
 from tests.flows.annotated import AnnotatedWorld
 from tests.flows.test_backfill import GROWN, UNSEEN, VIEWS, contents, images, view
@@ -121,6 +123,34 @@ def test_a_store_is_needed_and_one_without_runs_is_enough(world: World) -> None:
     Path(world.store).mkdir()
     outcome = apply(world)
     assert outcome.put_in_force and outcome.complete and not outcome.backfills
+
+
+def test_a_file_of_a_new_name_is_another_taxonomy_and_says_what_is_missing(world: World) -> None:
+    world.tag()
+    before = in_force(world)
+    planned = plan(world, taxonomy_text(name="renamed"))
+    assert "no dataset of the store was tagged with a taxonomy named 'renamed' yet" in describe_plan(planned).lines()[0]
+    summary = summarise_apply(run_apply(planned))
+    assert summary.put_in_force and summary.ok and not summary.backfills
+    assert "clipdecoder tag SHARDS --taxonomy FILE" in summary.lines()[1]
+    assert in_force(world) == before, "the other one stays"
+    with pytest.raises(StoreError, match="renamed, t; say which"):
+        find_taxonomy(Folder(world.store), "applied")
+
+
+def test_a_remote_store_is_applied_to_and_decided_on_as_a_local_one(world: World, bucket: str) -> None:
+    store = f"{bucket}/store"
+    world.tag(store=store)
+    rows = [Annotation(key=f"s0-{n}", label_id="red-circle", value=n % 2, source="me") for n in range(4)]
+    write_annotations(Folder(store), rows)
+    outcome = apply(world, taxonomy_text(GROWN), store=store)
+    assert outcome.put_in_force and outcome.complete and images(outcome.backfills[0].runs) == 0
+    (red,) = outcome.decision.labels
+    assert (red.positives, red.negatives) == (2, 2)
+    assert world.ask("select count(*) from scores where label_id = 'black-moon'", store) == [(10,)]
+    assert summarise_apply(apply(world, store=store)).unchanged
+    lacking = plan_backfill(BackfillRequest(store=store)).runs
+    assert lacking == () and store_status(Folder(store)).taxonomies[0].decision == outcome.decision
 
 
 def test_new_labels_appear_together_with_their_scores(world: World) -> None:

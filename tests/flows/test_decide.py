@@ -109,7 +109,10 @@ def test_a_label_that_the_model_was_trained_on_does_not_ask(tagged: World) -> No
     answer(tagged, dict(zip(KEYS, (1, 1, 1, 0), strict=False)), RED)
     decision = decide_here(tagged, FEW)
     assert not decision.retrain and decision.model_id == "trained" and of(decision, RED).seen
-    assert decision.reasons == ("the current model was trained on all 1 labels that have ground truth",)
+    assert of(decision, RED).reason == "the current model was trained on it"
+    assert "no label asks for it (blue-star: no answers yet; " in decision.reasons[0]
+    make_model(Folder(tagged.store), "all", seen=LABELS)
+    assert decide_here(tagged, FEW).reasons == ("the current model was trained on all 1 labels that have ground truth",)
 
 
 def test_a_decision_is_made_once_for_each_state(tagged: World) -> None:
@@ -223,3 +226,18 @@ def test_several_datasets_are_one_evidence(tmp_path: Path) -> None:
     other.tag(store=world.store, name="other")
     answer(world, {KEYS[0]: 1, "s7-0": 1, "s7-1": 1, "s7-2": 0}, RED)
     assert of(decide_here(world, FEW), RED).positives == 3
+
+
+def test_labels_of_another_taxonomy_are_not_forgotten(tagged: World) -> None:
+    """A model that learns this taxonomy would not know the labels that it was trained on of the other one."""
+    text = tagged.taxonomy.read_text()
+    put_taxonomy(tagged, taxonomy_text([BLUE, "black-moon"], name="other"))
+    put_taxonomy(tagged, text)
+    answer(tagged, dict(zip(KEYS, (1, 1, 1, 0), strict=False)), RED)
+    make_model(Folder(tagged.store), "both", seen=(BLUE, "black-moon"))
+    decision = decide_here(tagged, FEW)
+    assert not decision.retrain and decision.asking == (RED,)
+    assert "trained on 1 labels of taxonomy other (black-moon)" in decision.reasons[0]
+    assert "put all labels into one taxonomy" in decision.reasons[0]
+    make_model(Folder(tagged.store), "this", seen=(BLUE,))
+    assert decide_here(tagged, FEW).retrain

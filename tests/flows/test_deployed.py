@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from examples.scenes.render import taxonomy_yaml
+from flows.cli.app import app
 from schemas.config import ApplyRequest
 from schemas.retraining import RetrainDecision, RetrainPolicy
 from storage.files import Folder
 from storage.models import read_models, read_promotion
 from tests.flows.annotated import LABELS, NOVEL, AnnotatedWorld, make_annotated_world
+from tests.flows.grown import put_taxonomy
 
-pytestmark = pytest.mark.filterwarnings("default")  # Prefect's own dependencies warn
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]  # Prefect's own dependencies warn
 
 NEW = next(label for label in LABELS if label not in NOVEL)
 POLICY = RetrainPolicy(min_positives=5, max_seen_drop=1, max_novel_drop=1, max_rate_change=1, max_flip_rate=1)
@@ -52,13 +58,16 @@ def artifact(key: str) -> str:
     return str(max(found, key=lambda one: one.created).data)
 
 
-def subflows(name: str) -> list[Any]:
+def flow_runs(name: str) -> list[Any]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[name])))
-    return [run for run in found if run.parent_task_run_id is not None]
+        return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[name])))
+
+
+def subflows(name: str) -> list[Any]:
+    return [run for run in flow_runs(name) if run.parent_task_run_id is not None]
 
 
 def test_one_flow_does_it_all_and_a_second_has_nothing_to_do(prefect_server: None, tagged: AnnotatedWorld) -> None:
@@ -78,6 +87,38 @@ def test_one_flow_does_it_all_and_a_second_has_nothing_to_do(prefect_server: Non
     again = apply_taxonomy(request)
     assert again.unchanged and not again.decision.retrain
     assert len(subflows("backfill")) == 2 and len(read_models(Folder(tagged.store))) == 2
+
+
+def test_the_commands_are_runs_that_prefect_shows(prefect_server: None, annotated: AnnotatedWorld) -> None:
+    annotated.tag()
+    put_taxonomy(annotated, taxonomy_yaml(LABELS, ["teal-moon"]))
+
+    def runs(name: str) -> list[Any]:
+        return [run for run in flow_runs(name) if run.parameters["request"]["store"] == annotated.store]
+
+    def said(*words: str) -> Any:
+        through_prefect = {"CLIPDECODER_ORCHESTRATE": "true"}
+        done = CliRunner().invoke(app, [*words, "--store", annotated.store, "--json"], env=through_prefect)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    assert said("backfill", "--plan")["taxonomies"] and not said("retrain", "--plan")["outcome"]
+    assert not runs("backfill") and not runs("retrain")
+    assert said("backfill")["runs"][0]["labels"] == ["teal-moon"] and len(runs("backfill")) == 1
+    told = said("retrain")
+    assert told["outcome"]["state"] == "declined" and len(runs("retrain")) == 1
+    assert "teal-moon" in artifact(f"retraining-{told['decision']['decision_id']}")
+
+
+def test_plans_load_no_prefect(annotated: AnnotatedWorld) -> None:
+    annotated.tag()
+    put_taxonomy(annotated, taxonomy_yaml(LABELS, ["teal-moon"]))
+    program = "import sys; from flows.cli import main\ntry: main()\nfinally: sys.stderr.write(' '.join(sys.modules))"
+    for command in ("backfill", "retrain"):
+        words = [sys.executable, "-c", program, command, "--plan", "--store", annotated.store]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert "teal-moon" in done.stdout or "1 query" in done.stdout
+        assert "prefect" not in {name.partition(".")[0] for name in done.stderr.split()}
 
 
 def decision(decision_id: str, taxonomy_digest: str, minutes: int, *, retrain: bool = False) -> RetrainDecision:

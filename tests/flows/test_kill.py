@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from storage.audit import audit_run
 from storage.files import Folder
 from tests.flows.world import World, make_world
@@ -15,6 +17,7 @@ from tests.flows.world import World, make_world
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_of_every_write(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.flows.dying", str(tmp_path)],

@@ -223,6 +223,7 @@ def test_a_shard_that_is_gone_is_learned_from_where_its_features_are_stored(tmp_
     assert outcome.state == "promoted", outcome.reasons
 
 
+@pytest.mark.slow
 def test_killed_in_training_or_in_any_write_it_is_finished_by_the_same_call(
     before: Grown, after: Grown, tmp_path: Path
 ) -> None:
@@ -310,6 +311,8 @@ def test_what_was_decided_before_is_told_as_such(after: Grown) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["outcome"]["state"] == "promoted" and told["gates"]["passed"] and told["decision"]["retrain"]
+    text = clipdecoder("retrain", "--store", after[0].store, cwd=folder).stdout
+    assert f"next: clipdecoder backfill --store {after[0].store}   (model {after[1]} lacks scores)" in text
 
 
 def tomlish(wanted: RetrainPolicy) -> str:

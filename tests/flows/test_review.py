@@ -26,6 +26,7 @@ from flows.review.selection import Task, choose_tasks
 from schemas.errors import ConfigError, RequestError, StoreError
 from schemas.review import ReviewExport, ReviewRequest
 from storage.review import Candidate, LabelPool, ReviewLabel, ReviewPool
+from tests.flows.grown import put_taxonomy
 from tests.flows.world import LABELS, World, make_world, pictures, taxonomy_text
 from tests.nasty import jpeg
 
@@ -331,6 +332,15 @@ def test_a_later_answer_wins_and_is_not_asked_again(store: World, tmp_path: Path
 def test_pictures_and_labels_that_the_store_lacks_are_said(store: World, tmp_path: Path) -> None:
     said = run_import(store.store, str(answers_file(tmp_path, [row(), row("gone"), row(label_id="dog")])))
     assert (said.unknown_pictures, said.unknown_labels) == (1, ("dog",)) and len(said.lines()) == 3
+
+
+def test_a_label_that_was_merged_after_the_question_is_known(store: World, tmp_path: Path) -> None:
+    first, other = LABELS[:2]
+    merged = taxonomy_text(LABELS).replace(f"- {{id: {first},", f"- {{merged_into: {other}, id: {first},")
+    put_taxonomy(store, merged)
+    said = run_import(store.store, str(answers_file(tmp_path, [row(label_id=first), row(label_id="dog")])))
+    assert said.unknown_labels == ("dog",)
+    assert store.ask("select label_id, value from ground_truth") == [(other, 1)]
     with pytest.raises(RequestError, match="has none of its 1 pictures"):
         run_import(store.store, str(answers_file(tmp_path, [row("gone")])))
 

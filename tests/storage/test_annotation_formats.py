@@ -147,6 +147,7 @@ COCO = {
         {"id": 2, "file_name": "b\\c.jpg"},
         {"id": 3, "file_name": "empty.jpg"},
         {"id": 4},
+        "nonsense",
     ],
     "categories": [{"id": 7, "name": "dog"}, {"id": 8, "name": "red car"}, {"id": 9, "name": "never"}],
     "annotations": [
@@ -172,6 +173,7 @@ def test_coco(tmp_path: Path) -> None:
     assert content.words == ["dog", "red car", "never"]
     assert content.bad == [
         "image 3: file_name is empty",
+        "image 4: id is None, and must be a number or a text",
         "annotation 4: image_id 5 is not in the file's list",
         "annotation 5: category_id 'dog' is not in the file's list",
         "annotation 6: image_id is None, and must be a number or a text",
@@ -204,6 +206,8 @@ def test_label_studio(tmp_path: Path) -> None:
                 ({"key": "k", "dataset": "street", "shard": "0"}, [{"result": [], "created_at": newest}]),
                 ({"image": "data:image/png;base64,xyz"}, [choice("dog")]),
                 ({"text": "no picture"}, [choice("dog")]),
+                ({"image": "e.jpg"}, [{"result": 5}]),
+                ({"image": "f.jpg"}, [{"result": [{"type": "choices", "value": {"choices": "dog"}}]}]),
             ),
         )
     )
@@ -219,7 +223,7 @@ def test_label_studio(tmp_path: Path) -> None:
     assert (second.source, third.source, third.at) == ("label-studio:4", "label-studio", NOON)
     assert last.picture == Picture("k", True, "street", "0")
     assert content.unanswered == 2
-    assert [line.split(":")[0] for line in content.bad] == ["task 8", "task 9"]
+    assert [line.split(":")[0] for line in content.bad] == ["task 8", "task 9", "task 10", "task 11"]
 
 
 def test_label_studio_on_questions_of_a_review(tmp_path: Path) -> None:

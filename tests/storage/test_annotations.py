@@ -79,8 +79,18 @@ def test_an_answer_holds_for_the_samples_that_it_names(folder: Folder) -> None:
 def test_the_keys_of_a_shard(folder: Folder) -> None:
     write_annotations(folder, [yes("a"), yes("b", dataset="street", shard="0"), yes("c", shard="1")])
     answers = read_answers(folder)
-    assert answers.keys("street", "0") == {"a", "b"}
-    assert answers.keys("park", "1") == {"a", "c"}
+    assert answers.keys([("street", "0")]) == {"a", "b"}
+    assert answers.keys([("park", "1"), ("park", "2")]) == {"a", "c"}
+    assert answers.keys([]) == frozenset()
+    assert [answers.has("street", "0", key) for key in "abc"] == [True, True, False]
+    assert answers.speak_of("park", "9"), "an answer that names no shard holds there too"
+
+
+def test_of_which_shards_answers_speak(folder: Folder) -> None:
+    write_annotations(folder, [yes("a", dataset="street", shard="0"), yes("b", dataset="park")])
+    answers = read_answers(folder)
+    places = [("street", "0"), ("street", "1"), ("park", "1")]
+    assert [answers.speak_of(*place) for place in places] == [True, False, True]
 
 
 def test_of_answers_of_one_time_yes_counts_before_no_and_no_before_unsure(folder: Folder) -> None:
@@ -92,7 +102,7 @@ def test_of_answers_of_one_time_yes_counts_before_no_and_no_before_unsure(folder
 
 def test_a_store_without_annotations_has_none(folder: Folder) -> None:
     answers = read_answers(folder)
-    assert (len(answers), answers.of("d", "s", "a"), answers.keys("d", "s")) == (0, {}, frozenset())
+    assert (len(answers), answers.of("d", "s", "a"), answers.speak_of("d", "s")) == (0, {}, False)
 
 
 def test_the_digest_is_of_what_is_there(folder: Folder) -> None:
@@ -152,4 +162,4 @@ def test_the_newest_that_holds_for_the_sample_counts(
             if holding:
                 hours, value = max(holding)
                 assert said[label_id] == Answer(None if value < 0 else value, NOON + timedelta(hours=hours), "me")
-        assert not said or place[2] in answers.keys(place[0], place[1])
+        assert bool(said) == answers.has(*place) == (place[2] in answers.keys([place[:2]]))

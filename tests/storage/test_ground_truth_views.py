@@ -175,6 +175,19 @@ def test_merged_labels_are_joined_after_the_newest_answer_for_each(folder: Folde
     assert truth(folder, "shard = '0'") == before
 
 
+def test_a_label_that_is_retired_and_merged_is_retired(folder: Folder) -> None:
+    make_run(folder, "r2", STREET, {"0": Shard(scores={"dog": [0.1] * 3, "hound": [0.9] * 3}, keys=["a", "b", "c"])})
+    labels = (label.model_copy(update={"retired": label.id == "hound"}) for label in MERGED.labels)
+    both = MERGED.model_copy(update={"labels": tuple(labels)})
+    for taxonomy, tags, keys in ((MERGED, 3, ["a", "b"]), (both, 0, [])):
+        write_taxonomy(folder, taxonomy)
+        put_in_force(folder, taxonomy)
+        say(folder, "a", "hound", 1)
+        side(folder, {1: ("hound",)})
+        assert ask(folder, "SELECT count(*) FROM tags WHERE shard = '0'") == [(tags,)]
+        assert [key for _, key, *_ in truth(folder, "shard = '0'")] == keys
+
+
 def test_a_row_says_who_gave_the_answer_that_counts_and_when(folder: Folder) -> None:
     write_taxonomy(folder, MERGED)
     put_in_force(folder, MERGED)
