@@ -1,0 +1,113 @@
+"""`export`: from a query to shards of their own, or to a file of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from schemas.errors import RequestError, one_of
+from schemas.export import ExportRecord, ExportRequest, ExportSummary, Format, SourceShard
+from storage.catalog import open_catalog
+from storage.exports.selection import Selection, select_samples
+from storage.exports.shards import MANIFEST, export_shards
+from storage.exports.tables import write_labels
+from storage.files import Folder
+from storage.labels import current_taxonomies
+from storage.pack import ShardTarget, parse_target
+from storage.runs import StoredRun, read_runs
+from storage.visibility import current_reports
+
+Watch = Callable[[int, int], None]  # shards done, of how many
+
+_BY_SUFFIX: dict[str, Format] = {".tar": "webdataset", ".csv": "csv", ".parquet": "parquet", ".json": "coco"}
+
+
+def format_of(to: str) -> Format:
+    """Return the format that the suffix of `to` says.
+
+    Raises:
+        RequestError: it says none that is known.
+    """
+    suffix = to[to.rfind(".") :].lower()
+    if suffix not in _BY_SUFFIX:
+        raise RequestError(f"--to {to!r}: {one_of('suffix', suffix, _BY_SUFFIX)}; or choose with --format")
+    return _BY_SUFFIX[suffix]
+
+
+def run_export(request: ExportRequest, watch: Watch = lambda done, total: None) -> ExportSummary:
+    """Export what a query chooses, and return what was written and what could not be.
+
+    Raises:
+        RequestError: the query, the target or the store is not right. Nothing was touched.
+        RunError: the target could not be written any more; the same request goes on.
+    """
+    target = parse_target(request.to) if request.format == "webdataset" else None
+    with open_catalog(request.store, model_id=request.model) as connection:
+        selection = select_samples(connection, request.sql)
+    if target is None:
+        write_labels(request.to, selection, request.format)
+        return _labels_summary(request, selection)
+    return _shards_summary(request, target, selection, watch)
+
+
+def _labels_summary(request: ExportRequest, selection: Selection) -> ExportSummary:
+    return ExportSummary(
+        format=request.format,
+        to=request.to,
+        model_id=selection.model_id,
+        samples=selection.rows.num_rows,
+        tags=sum(map(len, selection.rows["tags"].to_pylist())),
+        files=(request.to,),
+        manifest=None,
+        kept=0,
+        renamed=0,
+        untagged=0,
+        missing=(),
+    )
+
+
+def _shards_summary(request: ExportRequest, target: ShardTarget, selection: Selection, watch: Watch) -> ExportSummary:
+    folder = Folder(request.store)
+    record = _record(request, selection, folder, read_runs(folder))
+    written = export_shards(target, record, selection.rows, watch)
+    shards = written.manifest.shards
+    place = target.folder.url.rstrip("/")
+    return ExportSummary(
+        format=request.format,
+        to=request.to,
+        model_id=selection.model_id,
+        samples=sum(shard.samples for shard in shards),
+        tags=sum(shard.tags for shard in shards),
+        files=tuple(f"{place}/{shard.name}" for shard in shards),
+        manifest=f"{place}/{MANIFEST}",
+        kept=written.kept,
+        renamed=selection.renamed,
+        untagged=sum(len(shard.untagged) for shard in shards),
+        missing=written.manifest.missing,
+    )
+
+
+def _record(request: ExportRequest, selection: Selection, folder: Folder, runs: list[StoredRun]) -> ExportRecord:
+    reports = current_reports(runs)
+    taxonomies = current_taxonomies(folder, runs)
+    return ExportRecord(
+        query=request.sql,
+        model_id=selection.model_id,
+        taxonomy_digests={
+            dataset: tuple(taxonomy.digest for taxonomy in taxonomies[dataset]) for dataset in selection.datasets
+        },
+        labels=selection.labels,
+        samples_per_shard=request.samples_per_shard,
+        samples=selection.rows.num_rows,
+        renamed=selection.renamed,
+        digest=selection.digest,
+        sources=tuple(
+            SourceShard(
+                dataset=dataset,
+                shard=shard,
+                url=reports[dataset, shard].url,
+                fingerprint=reports[dataset, shard].fingerprint,
+                samples=count,
+            )
+            for (dataset, shard), count in selection.places.items()
+        ),
+    )

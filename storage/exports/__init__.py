@@ -1,0 +1,1 @@
+"""Chosen samples, handed over: as shards of their own, or as a file of their labels."""
