@@ -17,10 +17,12 @@ from flows.cli import (
     demo,
     deploy,
     evaluate,
+    export,
     models,
     pack,
     retrain,
     review,
+    search,
     sql,
     tag,
     taxonomy,
@@ -44,7 +46,7 @@ app = typer.Typer(
     "130 stopped with Ctrl-C.\n"
     "Defaults come from clipdecoder.toml in the working directory and CLIPDECODER_* variables.",
 )
-for module in (demo, pack, tag, sql, train, evaluate, calibrate, backfill, retrain, deploy, audit):
+for module in (demo, pack, tag, sql, search, train, evaluate, calibrate, backfill, retrain, export, deploy, audit):
     module.register(app)
 app.add_typer(taxonomy.app, name="taxonomy")
 app.add_typer(models.app, name="models")
