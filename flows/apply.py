@@ -18,7 +18,7 @@ from flows.models import load_recorded
 from flows.removals import removed_labels
 from flows.retraining.decide import decide
 from flows.retraining.run import run_retrain
-from flows.taxonomy_cost import TaxonomyCost, cost_of
+from flows.taxonomy_cost import TaxonomyCost, cost_of, num_ok
 from schemas.config import ApplyRequest, BackfillRequest, EncodeOptions, RetrainRequest
 from schemas.errors import RequestError, RunError, TaxonomyError
 from schemas.manifest import ModelRecord
@@ -29,6 +29,7 @@ from storage.catalog import check_store
 from storage.files import Folder
 from storage.runs import read_runs
 from storage.taxonomies import digest_in_force, find_taxonomy, put_in_force, read_taxonomy, write_taxonomy
+from storage.visibility import current_reports
 
 _TOKEN_BYTES = 2  # float16
 
@@ -42,6 +43,7 @@ class ApplyPlan:
     diff: TaxonomyDiff  # from the version in force
     cost: TaxonomyCost
     token_bytes: int | None  # to store per image; None: no image must be read for lack of patch tokens
+    images: int  # tagged and good, in all datasets
     backfill: BackfillPlan
     decision: RetrainDecision  # as it would be made now
 
@@ -95,8 +97,18 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
         diff=diff,
         cost=cost,
         token_bytes=token_bytes,
+        images=sum(num_ok(report) for report in current_reports(read_runs(folder)).values()),
         backfill=backfill,
         decision=decide(folder, taxonomy, request.policy, keep=False),
+    )
+
+
+def nothing_to_do(plan: ApplyPlan) -> bool:
+    """Whether applying would change nothing but the record of a decision, for the other taxonomies of the store too."""
+    return (
+        plan.diff.same
+        and not (plan.backfill.runs or plan.backfill.unfinished or plan.decision.retrain)
+        and not plan_backfill(_backfill_request(plan.request)).runs
     )
 
 
@@ -127,9 +139,16 @@ def _carry_out(plan: ApplyPlan, steps: ApplySteps, folder: Folder) -> ApplyOutco
         decision=decide(folder, plan.taxonomy, plan.request.policy),
         retraining=None,
     )
-    if outcome.decision.retrain and steps.retrain is not None:
+    if steps.retrain is None:
+        return outcome
+    if outcome.decision.retrain:
         outcome.retraining = steps.retrain(_retrain_request(plan.request, plan.taxonomy))
-        outcome.backfills += _backfilled(plan_backfill(_backfill_request(plan.request)), steps)
+    rest = plan_backfill(_backfill_request(plan.request))
+    # Another taxonomy lacks scores also where an earlier call was killed after the promotion. What this one lacks was
+    # tried above, unless the model is another now.
+    others = any(run.taxonomy.name != plan.taxonomy.name for run in rest.runs)
+    if others or outcome.decision.retrain:
+        outcome.backfills += _backfilled(rest, steps)
     return outcome
 
 

@@ -23,6 +23,7 @@ class PlannedApply(BaseModel):
     cost: TaxonomyCost
     token_bytes_per_image: int | None  # that keeping them would take; None: no image is read for lack of patch tokens
     decision: RetrainDecision
+    images: int  # tagged and good in all datasets: a new model, if it is promoted, scores them anew
 
     def head(self) -> list[str]:
         """Return what is said before the table of changes."""
@@ -30,7 +31,15 @@ class PlannedApply(BaseModel):
 
     def lines(self) -> list[str]:
         """Return what is said after the table of changes."""
-        return [*self._costs(), *decision_lines(self.decision)]
+        return [*self._costs(), *decision_lines(self.decision), *self._on_top()]
+
+    def _on_top(self) -> Iterator[str]:
+        if self.decision.retrain:
+            yield (
+                "- the training comes on top of the cost above and, if the new model is promoted, scoring every label "
+                f"of {self.images:,} images anew (`--no-retrain` leaves both to `clipdecoder retrain` and `clipdecoder "
+                "backfill`)"
+            )
 
     def _costs(self) -> Iterator[str]:
         yield from cost_lines(self.diff, self.cost)
@@ -68,7 +77,8 @@ class ApplySummary(BaseModel):
     def _lines(self) -> Iterator[str]:
         named = f"taxonomy {self.taxonomy}, version {self.taxonomy_digest}"
         if self.unchanged:
-            yield f"{named}: in force already, and every label is scored; nothing was done"
+            scored = ", and every label is scored" if self.cost.datasets else ""
+            yield f"{named}: in force already{scored}; nothing was done"
         else:
             yield f"{named}: {'in force now' if self.put_in_force else 'was in force before'}"
         if not self.cost.datasets:
@@ -95,6 +105,7 @@ def describe_plan(plan: ApplyPlan) -> PlannedApply:
         cost=plan.cost,
         token_bytes_per_image=plan.token_bytes,
         decision=plan.decision,
+        images=plan.images,
     )
 
 

@@ -57,6 +57,7 @@ class TaxonomyCost(Record):
     taxonomy: str
     taxonomy_digest: str
     datasets: tuple[DatasetCost, ...]
+    known: tuple[str, ...]  # taxonomies that datasets were tagged with, this one and others, by name
 
     @property
     def queries(self) -> int:
@@ -108,14 +109,18 @@ def cost_of(folder: Folder, taxonomy: Taxonomy, model_id: str | None = None) -> 
     """
     plan = plan_backfill(BackfillRequest(store=folder.url, model=model_id), taxonomy)
     runs = read_runs(folder)
-    datasets = [
-        dataset
-        for dataset, current in sorted(current_taxonomies(folder, runs).items())
-        if plan.model is not None and taxonomy.name in {known.name for known in current}
-    ]
+    names = {
+        dataset: {known.name for known in current} for dataset, current in current_taxonomies(folder, runs).items()
+    }
+    datasets = [dataset for dataset in sorted(names) if plan.model is not None and taxonomy.name in names[dataset]]
     reports = current_reports(runs)
     costs = (_dataset_cost(folder, plan, dataset, reports) for dataset in datasets)
-    return TaxonomyCost(taxonomy=taxonomy.name, taxonomy_digest=taxonomy.digest, datasets=tuple(costs))
+    return TaxonomyCost(
+        taxonomy=taxonomy.name,
+        taxonomy_digest=taxonomy.digest,
+        datasets=tuple(costs),
+        known=tuple(sorted(set[str]().union(*names.values()))),
+    )
 
 
 def _dataset_cost(
@@ -133,7 +138,7 @@ def _dataset_cost(
         dataset=dataset,
         model_id=plan.model.model_id,
         scorer=runs[0].record.scorer if runs else None,
-        images=sum(_num_ok(report) for (name, _), report in reports.items() if name == dataset),
+        images=sum(num_ok(report) for (name, _), report in reports.items() if name == dataset),
         scores=counts.images.total(),
         tokens=tokens,
         shards_to_read=len(counts.read),
@@ -154,7 +159,7 @@ class _Counts:
 
     def add(self, lacking: Vocabulary, reports: Collection[ShardReport], to_read: Collection[ShardReport]) -> None:
         """Count shards that lack the same labels; those `to_read` have no stored features."""
-        images, images_to_read = (sum(map(_num_ok, counted)) for counted in (reports, to_read))
+        images, images_to_read = (sum(map(num_ok, counted)) for counted in (reports, to_read))
         for label in lacking:
             self.vocabulary[label.label_id] = label
             self.images[label.label_id] += images
@@ -194,5 +199,6 @@ def _needs_tokens(model: ModelRecord, scorer: Scorer, vocabulary: Vocabulary) ->
     return any(own.get(branch) for own in weights for branch in _TOKEN_BRANCHES)
 
 
-def _num_ok(report: ShardReport) -> int:
+def num_ok(report: ShardReport) -> int:
+    """Return how many images of a shard are good."""
     return report.statuses.get(SampleStatus.OK, 0)

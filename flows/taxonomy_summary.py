@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from flows.taxonomy_cost import DatasetCost, LabelCost, TaxonomyCost
+from flows.untagged import untagged_line
 from schemas.taxonomy_diff import ChangeKind, LabelChange, TaxonomyDiff
 
 CHANGE_COLUMNS = ("label", "change", "before", "after", "cost")
 VIEWS_ONLY = "views only"
+REFUSED = "refused: it has scores; retire or merge it"
 _Lacking = dict[str, list[tuple[DatasetCost, LabelCost]]]
 
 # After other changes a label is scored as before: if it lacks scores, they are not the reason.
 _MAY_NEED_SCORES: frozenset[ChangeKind] = frozenset(("added", "restored", "reworded", "merged", "unmerged"))
 
 
-def change_rows(diff: TaxonomyDiff, cost: TaxonomyCost | None) -> list[dict[str, str | None]]:
-    """Return a row for each change of a label. What changed templates alone did is one of the `change_lines`.
+def change_rows(
+    diff: TaxonomyDiff, cost: TaxonomyCost | None, scored: Collection[str] = ()
+) -> list[dict[str, str | None]]:
+    """Return a row for each change of a label.
+
+    What changed templates alone did is one of the `change_lines`, and so are the labels of a taxonomy without an
+    earlier version, which are all added.
 
     Args:
         diff: what changed.
         cost: what the store lacks for the new version; None: that is not known.
+        scored: removed labels that the store has scores of: `taxonomy apply` refuses to.
     """
+    if diff.old_digest is None:
+        return []
     lacking = cost.by_label() if cost is not None and cost.datasets else None
     return [
         {
@@ -29,7 +39,7 @@ def change_rows(diff: TaxonomyDiff, cost: TaxonomyCost | None) -> list[dict[str,
             "change": change.kind,
             "before": change.before,
             "after": change.after,
-            "cost": _cost_of(change, lacking),
+            "cost": REFUSED if change.kind == "removed" and change.label_id in scored else _cost_of(change, lacking),
         }
         for change in diff.changes
         if not change.by_templates
@@ -43,6 +53,9 @@ def change_lines(diff: TaxonomyDiff) -> Iterator[str]:
         return
     before = f"{diff.old_name} {diff.old_digest}" if diff.old_digest is not None else "nothing"
     yield f"taxonomy {before} -> {diff.new_name} {diff.new_digest}"
+    if diff.old_digest is None:
+        yield f"- all labels are new, {len(diff.changes):,} of them: no taxonomy of this name was in force before"
+        return
     if diff.old_name not in (None, diff.new_name):
         yield f"- another name is another taxonomy: {diff.old_name!r} stays in force beside {diff.new_name!r}"
     if diff.templates is not None:
@@ -56,10 +69,7 @@ def change_lines(diff: TaxonomyDiff) -> Iterator[str]:
 def cost_lines(diff: TaxonomyDiff, cost: TaxonomyCost) -> Iterator[str]:
     """Yield what scoring the new version would take, dataset by dataset."""
     if not cost.datasets:
-        yield (
-            f"cost: unknown; no dataset of the store was tagged with a taxonomy named {cost.taxonomy!r} yet; "
-            "`clipdecoder tag SHARDS --taxonomy FILE` scores images for it"
-        )
+        yield f"cost: unknown; {untagged_line(cost.taxonomy, cost.known)}"
         return
     if not cost.lacking:
         yield "cost: views only; no query is embedded, no score computed, no image read"

@@ -177,10 +177,13 @@ def load_settings() -> Settings:
 
 
 def _describe(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
+    parts = [str(part) for part in problem["loc"]]
+    name, variable = ".".join(parts), f"CLIPDECODER_{'__'.join(parts).upper()}"
     if problem["type"] == "extra_forbidden":
-        return f"{SETTINGS_FILE}: {one_of('setting', name, Settings.model_fields)}"
-    return f"setting {name} = {problem['input']!r}: {problem['msg']} ({SETTINGS_FILE} or CLIPDECODER_{name.upper()})"
+        nested = len(parts) > 1
+        known = [f"{parts[0]}.{field}" for field in RetrainPolicy.model_fields] if nested else Settings.model_fields
+        return f"{SETTINGS_FILE}: {one_of('setting', name, known)}"
+    return f"setting {name} = {problem['input']!r}: {problem['msg']} ({SETTINGS_FILE} or {variable})"
 
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

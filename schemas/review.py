@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from schemas.annotations import outdated_line
 from schemas.config import MAX_PIXELS
 from schemas.record import Record
 
@@ -84,7 +85,7 @@ class ReviewExport(Record):
     def lines(self) -> list[str]:
         """Return what a person should know."""
         if not self.tasks:
-            return [f"nothing to ask: {self._left_out()}"]
+            return [f"nothing to ask: {self._left_out()}", "no page was written, and the folder is as it was"]
         page, *_ = self.files
         return [
             f"questions: {self.tasks}, of them {self.novel} about novel labels and {self.seen} about seen ones; "
@@ -101,8 +102,8 @@ class ReviewExport(Record):
 
     def _left_out(self) -> str:
         return (
-            f"{self.answered_before} that are answered already, {self.duplicates} pictures of the same content as "
-            f"another, {self.unreadable} pictures that cannot be read"
+            f"{self.answered_before} that side files or answers speak of already, {self.duplicates} pictures of the "
+            f"same content as another, {self.unreadable} pictures that cannot be read"
         )
 
 
@@ -116,6 +117,8 @@ class ReviewImport(Record):
     labels: int
     unknown_pictures: int  # answers about samples that the store does not have; kept, as they may come
     unknown_labels: tuple[str, ...]  # ids that no taxonomy of the store has; their answers are kept too
+    future: int  # answers of a time to come, by a wrong clock: taken as given when they came in
+    outdated: int  # answers that do not count, as something newer is known
     path: str
     new: bool  # False: the store had these answers already
 
@@ -128,4 +131,10 @@ class ReviewImport(Record):
             lines.append(f"{self.unknown_pictures} of them are about pictures that the store does not have (yet)")
         if self.unknown_labels:
             lines.append(f"labels that no taxonomy in force has: {', '.join(self.unknown_labels)}")
+        if self.future:
+            lines.append(
+                f"{self.future} of them are dated in the future, by a wrong clock; they count as of this import"
+            )
+        if self.outdated:
+            lines.append(outdated_line(self.outdated))
         return lines

@@ -241,7 +241,9 @@ def _describe(problem: Any, data: dict[str, Any], lines: Sequence[int], source: 
     message = _in_plain_words(problem)
     if len(location) >= 2 and location[0] == "labels" and isinstance(location[1], int):
         entry = data["labels"][location[1]]
-        label_id = entry.get("id", "?") if isinstance(entry, dict) else entry
+        if not isinstance(entry, dict):
+            return f"{_at(source, lines, location[1])}: label {location[1] + 1}: {message}"
+        label_id = entry.get("id", "?")
         field = ".".join(str(part) for part in location[2:])
         return f"{_at(source, lines, location[1])}: label {label_id!r}: {field + ': ' if field else ''}{message}"
     return f"{source}: {'.'.join(str(part) for part in location)}: {message}"
@@ -256,6 +258,12 @@ def _in_plain_words(problem: Any) -> str:
             )
         case "missing":
             return "required, and not given"
+        case "too_short" if problem["loc"] == ("labels",):
+            return "must name one label at least"
+        case "tuple_type":
+            return f"must be a list, got {_written(value)}"
+        case "model_type":
+            return f"must be a mapping such as {{id: dog, name: dog}}, got {_written(value)}"
         case "string_type":
             return f"must be text, got {value!r}; put it in quotes"
         case "string_pattern_mismatch" if "{}" in str(problem["ctx"]["pattern"]).replace("\\", ""):
@@ -264,6 +272,10 @@ def _in_plain_words(problem: Any) -> str:
             return f"{value!r} must be made of a-z, 0-9, _ and - alone"
         case _:
             return f"{problem['msg']}, got {str(value)[:80]!r}"
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else repr(value)[:80]
 
 
 def _structural_problems(taxonomy: Taxonomy, lines: Sequence[int], source: str) -> Iterator[str]:

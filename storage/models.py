@@ -94,9 +94,11 @@ def rollback(folder: Folder, reason: str) -> Promotion:
         ModelError: there is no earlier model, or it is not whole.
     """
     current = read_promotion(folder)
+    if current is None:
+        raise ModelError("no earlier model to go back to: no model is promoted in this store")
     history = _history(current)
-    if current is None or not history:
-        raise ModelError("no earlier model to go back to: no model was promoted in place of another in this store")
+    if not history:
+        raise ModelError(f"no earlier model to go back to: no model was promoted before {current.model_id}")
     _check_whole(folder, read_model(folder, history[-1]))
     promotion = Promotion(
         model_id=history[-1],

@@ -26,6 +26,8 @@ class MatchedPictures:
     keys: dict[Picture, str] = field(default_factory=dict)
     unknown: list[Picture] = field(default_factory=list)  # no sample has the key; it is in `keys` all the same
     ambiguous: dict[Picture, list[str]] = field(default_factory=dict)  # paths that several keys would fit
+    # Unknown ones that the store has in other places than the file says: dataset and shard of each.
+    elsewhere: dict[Picture, list[tuple[str, str]]] = field(default_factory=dict)
 
     @property
     def num_known(self) -> int:
@@ -77,6 +79,14 @@ def _match(picture: Picture, samples: dict[str, list[tuple[str, str, str]]], mat
     matched.keys[picture] = fitting[0] if fitting else spellings[-1]
     if not fitting:
         matched.unknown.append(picture)
+        places = {
+            (dataset, shard)
+            for spelling in spellings
+            for dataset, shard, key in samples.get(posixpath.basename(spelling), ())
+            if key == spelling or (not picture.is_key and _fits(key, spellings))
+        }
+        if places:
+            matched.elsewhere[picture] = sorted(places)
 
 
 def _spellings(picture: Picture) -> list[str]:

@@ -148,6 +148,11 @@ SELECT label_id, min(name) AS name, min(description) AS description, bool_or(see
 FROM labels WHERE active GROUP BY label_id ORDER BY label_id
 """
 
+_HIDDEN = """
+SELECT label_id, nullif(min(target), label_id) AS target FROM internal.labels
+GROUP BY label_id HAVING NOT bool_or(active) ORDER BY label_id
+"""
+
 _LABEL_IDS = "SELECT DISTINCT label_id FROM labels"
 
 _SHOWN = "SELECT model_id, scorer FROM internal.scores LIMIT 1"
@@ -205,6 +210,11 @@ class ReviewPool:
 def review_labels(connection: duckdb.DuckDBPyConnection) -> list[ReviewLabel]:
     """Return the active labels of an open catalog, by id."""
     return [ReviewLabel(**row) for row in run_query(connection, _LABELS).to_pylist()]
+
+
+def hidden_labels(connection: duckdb.DuckDBPyConnection) -> dict[str, str | None]:
+    """Return the labels of an open catalog that are active in no dataset: what they were merged into; None: retired."""
+    return {row["label_id"]: row["target"] for row in run_query(connection, _HIDDEN).to_pylist()}
 
 
 def known_labels(connection: duckdb.DuckDBPyConnection) -> set[str]:

@@ -46,7 +46,8 @@ def import_file(
 
     Tables have a row for each answer (key, label, and perhaps value, dataset, shard, at, source), or for each picture
     (path or key, labels and perhaps absent, separated by ; or |). A value is 1, 0, yes, no, true, false, or empty:
-    unsure. Words may be ids, names or synonyms. The same file twice changes nothing.
+    unsure. Words may be ids, names or synonyms. A CSV has commas, semicolons or tabs. The same
+    file twice changes nothing.
 
     Example: clipdecoder annotations import answers.csv --dataset street --source "Ana"
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,8 +91,17 @@ def promote(
     Example: clipdecoder models promote 0123456789abcdef --reason "better on the canary shard"
     """
     from storage.models import promote as promote_model
+    from storage.models import read_promotion
 
-    _tell(promote_model(_store(store), model_id, reason, force=force), as_json)
+    folder = _store(store)
+    before = read_promotion(folder)
+    promotion = promote_model(folder, model_id, reason, force=force)
+    if as_json:
+        print_json(promotion)
+    elif promotion == before:
+        print_lines([f"{model_id} is promoted already: {promotion.reason}", *next_steps(folder)])
+    else:
+        print_lines([_told(promotion), *next_steps(folder)])
 
 
 @app.command()
@@ -106,7 +116,12 @@ def rollback(
     """
     from storage.models import rollback as roll_back
 
-    _tell(roll_back(_store(store), reason), as_json)
+    folder = _store(store)
+    promotion = roll_back(folder, reason)
+    if as_json:
+        print_json(promotion)
+    else:
+        print_lines([_told(promotion), *next_steps(folder)])
 
 
 def _learned_from(record: ModelRecord) -> str:
@@ -115,7 +130,8 @@ def _learned_from(record: ModelRecord) -> str:
     if checkpoint is None:
         return ""
     trained, calibrated = checkpoint.data, checkpoint.calibration_data
-    parts = [f"{trained.images} images of {trained.datasets}"] if trained is not None else []
+    learned = trained.train_images + trained.validation_images if trained is not None else 0
+    parts = [f"{learned} images of {trained.datasets}"] if trained is not None else []
     parts += [f"calibrated on {calibrated.images} of {calibrated.datasets}"] if calibrated is not None else []
     return ", ".join(parts)
 
@@ -137,13 +153,20 @@ def _gates(report: GateReport | None) -> str:
     return "passed" if report.passed else f"kept back by {', '.join(report.holding)}"
 
 
-def _tell(promotion: Promotion, as_json: bool) -> None:
-    if as_json:
-        print_json(promotion)
-        return
+def next_steps(folder: Folder) -> Iterator[str]:
+    """Yield what the promoted model lacks, and the command that gives it."""
+    from flows.backfill import plan_backfill
+    from schemas.config import BackfillRequest
+
+    plan = plan_backfill(BackfillRequest(store=folder.url))
+    if plan.runs and plan.model is not None:
+        yield f"next: clipdecoder backfill --store {folder.url}   (model {plan.model.model_id} lacks scores)"
+
+
+def _told(promotion: Promotion) -> str:
     before = f", in place of {promotion.previous}" if promotion.previous else ""
     forced = f" (forced: {', '.join(promotion.forced)})" if promotion.forced else ""
-    print_lines([f"promoted {promotion.model_id}{before}: {promotion.reason}{forced}"])
+    return f"promoted {promotion.model_id}{before}: {promotion.reason}{forced}"
 
 
 def _store(store: str | None) -> Folder:

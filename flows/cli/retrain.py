@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flows.cli.models import print_gates
+from flows.cli.models import next_steps, print_gates
 from flows.cli.options import BatchSize, Device, with_settings
 from flows.cli.orchestration import held, run_flow
 from flows.cli.output import Json, Store, print_json, print_lines, print_table, stderr, stoppable
@@ -103,16 +102,7 @@ def _print_outcome(request: RetrainRequest, outcome: RetrainOutcome, as_json: bo
         _print_decision(decision)
     if gates is not None:
         print_gates(gates)
-    print_lines([*outcome_lines(outcome), *_next_steps(request)])
-
-
-def _next_steps(request: RetrainRequest) -> Iterator[str]:
-    from flows.backfill import plan_backfill
-    from schemas.config import BackfillRequest
-
-    plan = plan_backfill(BackfillRequest(store=request.store))
-    if plan.runs and plan.model is not None:
-        yield f"next: clipdecoder backfill --store {request.store}   (model {plan.model.model_id} lacks scores)"
+    print_lines([*outcome_lines(outcome), *next_steps(folder)])
 
 
 def _print_decision(decision: RetrainDecision) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import taxonomy_apply, taxonomy_status
-from flows.cli.output import Json, Store, print_json, print_lines, print_table, store_url
+from flows.cli.changes import print_changes
+from flows.cli.output import Json, Store, print_json, print_lines, store_url
 
 if TYPE_CHECKING:
     from flows.taxonomy_cost import TaxonomyCost
     from schemas.taxonomy import Taxonomy
+    from schemas.taxonomy_diff import TaxonomyDiff
     from storage.files import Folder
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Taxonomies: check, diff, apply, status.")
@@ -73,7 +75,7 @@ def diff(
 
     Example: clipdecoder taxonomy diff applied taxonomy.yaml
     """
-    from flows.taxonomy_summary import CHANGE_COLUMNS, change_lines, change_rows, cost_lines
+    from flows.taxonomy_summary import change_lines, change_rows, cost_lines
     from schemas.taxonomy_diff import diff_taxonomies
     from storage.files import Folder
     from storage.taxonomies import find_taxonomy
@@ -82,14 +84,13 @@ def diff(
     after = find_taxonomy(folder, new)
     changes = diff_taxonomies(find_taxonomy(folder, old), after)
     cost, unknown = _cost(folder, after)
+    refused = _refused(folder, after, changes) if cost is not None else ()
     if as_json:
-        plain_cost = cost.model_dump(mode="json") if cost is not None else None
-        print_json({"diff": changes.model_dump(mode="json"), "cost": plain_cost, "cost_unknown": unknown})
+        known = {"cost": cost.model_dump(mode="json") if cost is not None else None, "cost_unknown": unknown}
+        print_json({"diff": changes.model_dump(mode="json"), **known, "refused": refused})
         return
     print_lines(list(change_lines(changes)))
-    rows = change_rows(changes, cost)
-    if rows:
-        print_table(rows, CHANGE_COLUMNS)
+    print_changes(change_rows(changes, cost, refused))
     print_lines(list(cost_lines(changes, cost)) if cost is not None else [f"cost: unknown; {unknown}"])
 
 
@@ -104,6 +105,16 @@ def _cost(folder: Folder, taxonomy: Taxonomy) -> tuple[TaxonomyCost | None, str 
     except StoreError as error:
         return None, str(error)
     return cost_of(folder, taxonomy), None
+
+
+def _refused(folder: Folder, taxonomy: Taxonomy, changes: TaxonomyDiff) -> tuple[str, ...]:
+    """Return the removed labels that have scores, which `apply` refuses to lose the meaning of."""
+    from flows.removals import removed_labels
+    from storage.runs import read_runs
+
+    removed = changes.labels("removed")
+    scored = frozenset(removed_labels(folder, taxonomy, read_runs(folder)) if removed else ())
+    return tuple(label_id for label_id in removed if label_id in scored)
 
 
 for module in (taxonomy_apply, taxonomy_status):

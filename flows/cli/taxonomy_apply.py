@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from flows.cli.changes import print_changes
 from flows.cli.options import BatchSize, Device, with_settings
 from flows.cli.orchestration import held, run_flow
-from flows.cli.output import Json, Store, print_json, print_lines, print_summary, print_table, stderr, stoppable
+from flows.cli.output import Json, Store, print_json, print_lines, print_summary, stderr, stoppable
 
 if TYPE_CHECKING:
     from flows.apply import ApplyPlan
@@ -57,8 +58,11 @@ def apply(
 
 
 def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
-    """Carry out a plan in this process, through Prefect unless the settings say otherwise, with bars on a terminal."""
-    from flows.apply import ApplySteps, run_apply
+    """Carry out a plan in this process, through Prefect unless the settings say otherwise, with bars on a terminal.
+
+    Starting Prefect takes seconds: where nothing is to be done, there is nothing to show in it either.
+    """
+    from flows.apply import ApplySteps, nothing_to_do, run_apply
     from flows.apply_summary import summarise_apply
     from flows.backfill import run_backfill
     from flows.progress import watcher
@@ -72,7 +76,7 @@ def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
             done = len(outcome.all_reports) + len(outcome.failures)
             watch.on_progress("backfill", done, len(outcome.plan.shards))
 
-        if not settings.orchestrate:
+        if not settings.orchestrate or nothing_to_do(plan):
             steps = ApplySteps(
                 backfill=lambda part: run_backfill(part, execute_here, show),
                 retrain=(lambda request: run_retrain(request, watch)) if retrain else None,
@@ -86,14 +90,12 @@ def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
 
 def _show(plan: ApplyPlan, as_json: bool) -> None:
     from flows.apply_summary import describe_plan
-    from flows.taxonomy_summary import CHANGE_COLUMNS, change_rows
+    from flows.taxonomy_summary import change_rows
 
     planned = describe_plan(plan)
     if as_json:
         print_json(planned)
         return
     print_lines(planned.head())
-    rows = change_rows(planned.diff, planned.cost)
-    if rows:
-        print_table(rows, CHANGE_COLUMNS)
+    print_changes(change_rows(planned.diff, planned.cost))
     print_lines(planned.lines())

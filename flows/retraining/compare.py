@@ -1,6 +1,7 @@
 """A new model beside the current one: on the same held-out images, and on the same canary shard.
 
-Shapes: N held-out images, K labels, C canary images.
+Shapes: N held-out images, C canary images, K active labels, S scored labels: the active ones and those that were merged
+into them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from flows.ground_truth import AnnotatedImages, Watch, gather
 from flows.lesson import held_out
 from flows.models import load_recorded
 from flows.retraining.gates import GateCase, HeldOut, Tagged, judge
+from flows.retraining.merges import Merges
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, sources_of, usable
 from schemas.config import RetrainRequest
 from schemas.errors import RequestError, RunError, ShardError, StoreError
@@ -67,7 +69,7 @@ def compare(case: Comparison, watch: Watch = lambda stage, done, total: None) ->
         StoreError: the store cannot be written.
     """
     label_ids = tuple(label.id for label in case.taxonomy.active_labels())
-    current, new = (_Judged.load(case, record, label_ids) for record in (case.current, case.new))
+    current, new = (_Judged.load(case, record) for record in (case.current, case.new))
     held = _held_out(case, current, new, watch)
     tagged = _tagged(case, current, new)
     gates = GateCase(
@@ -97,23 +99,32 @@ def compare(case: Comparison, watch: Watch = lambda stage, done, total: None) ->
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
-    """One of the two models, with the labels as its vocabulary."""
+    """One of the two models, with all labels that are scored as its vocabulary: also those that were merged."""
 
     model: Model
     scorer: VocabularyScorer
-    thresholds_K: NDArray[np.float64]
+    merges: Merges
+    thresholds_K: NDArray[np.float64]  # of the active labels
 
     @classmethod
-    def load(cls, case: Comparison, record: ModelRecord, label_ids: Sequence[str]) -> _Judged:
+    def load(cls, case: Comparison, record: ModelRecord) -> _Judged:
         """Load a model with its first scorer."""
         model = load_recorded(Folder(case.request.store), record, case.request.device)
         model.check_texts(case.taxonomy)
-        name = record.scorers[0]
+        name, active = record.scorers[0], [label.id for label in case.taxonomy.active_labels()]
         return cls(
             model=model,
-            scorer=model.scorer(case.taxonomy.vocabulary(label_ids), name),
-            thresholds_K=model.thresholds(label_ids, name),
+            scorer=model.scorer(case.taxonomy.vocabulary(), name),
+            merges=Merges.of(case.taxonomy),
+            thresholds_K=model.thresholds(active, name),
         )
+
+    def rank(self, images: AnnotatedImages) -> NDArray[np.float32]:
+        """Return for each active label what orders the images by it."""
+        from clipdecoder.scoring.scores import all_logits
+
+        logits_NS = all_logits(images.embeddings_ND, images.tokens_NTC, self.scorer)
+        return self.merges.ranks(logits_NS, self.scorer.maps)
 
     def needs(self, *, tokens: bool = False) -> Needs:
         """Return what of a shard it needs."""
@@ -127,19 +138,17 @@ class _Scored:
     keys: list[Key]
     targets_NK: NDArray[np.int8]
     fingerprints_N: NDArray[np.uint64]
-    logits_NK: list[NDArray[np.float32]]  # of each model
+    ranks_NK: list[NDArray[np.float32]]  # of each model
 
 
 def _held_out(case: Comparison, current: _Judged, new: _Judged, watch: Watch) -> HeldOut | None:
-    """Return the logits of both models on the held-out images; None if there is none that says anything."""
+    """Return how both models rank the held-out images; None if there is none that says anything."""
     needs = current.needs(), new.needs()
     if needs[0].encoder_id == needs[1].encoder_id:
         both = current.needs(tokens=needs[1].tokens)
-        scored = [_score(case, both, [current.scorer, new.scorer], new, watch)]
+        scored = [_score(case, both, [current, new], watch)]
     else:
-        scored = [
-            _score(case, own, [judged.scorer], judged, watch) for own, judged in zip(needs, (current, new), strict=True)
-        ]
+        scored = [_score(case, own, [judged], watch) for own, judged in zip(needs, (current, new), strict=True)]
     found = [each for each in scored if each is not None]
     if len(found) < len(scored):
         return None
@@ -149,17 +158,13 @@ def _held_out(case: Comparison, current: _Judged, new: _Judged, watch: Watch) ->
     return HeldOut(
         targets_NK=first.targets_NK[places],
         fingerprints_N=first.fingerprints_N[places],
-        current_NK=first.logits_NK[0][places],
-        new_NK=last.logits_NK[-1][others],
+        current_NK=first.ranks_NK[0][places],
+        new_NK=last.ranks_NK[-1][others],
     )
 
 
-def _score(
-    case: Comparison, needs: Needs, scorers: Sequence[VocabularyScorer], judged: _Judged, watch: Watch
-) -> _Scored | None:
+def _score(case: Comparison, needs: Needs, models: Sequence[_Judged], watch: Watch) -> _Scored | None:
     """Return what one encoder's models say of the held-out images; None if there are none, or none that has a label."""
-    from clipdecoder.scoring.scores import all_logits
-
     folder, share = Folder(case.request.store), case.request.policy.held_out_share
     answers = read_answers(folder)
     reports, _ = usable(folder, annotated_reports(folder, case.runs, answers), needs)
@@ -167,7 +172,7 @@ def _score(
     try:
         with gather(
             sources,
-            judged.model.encoders.image,
+            models[-1].model.encoders.image,
             case.taxonomy,
             answers,
             watch,
@@ -177,7 +182,7 @@ def _score(
                 keys=_keys(images),
                 targets_NK=images.targets([label.id for label in case.taxonomy.active_labels()], case.missing).dense(),
                 fingerprints_N=images.fingerprints,
-                logits_NK=[all_logits(images.embeddings_ND, images.tokens_NTC, scorer) for scorer in scorers],
+                ranks_NK=[judged.rank(images) for judged in models],
             )
     except StoreError:
         raise
@@ -224,5 +229,5 @@ def _tags(case: Comparison, canary: Canary, judged: _Judged) -> tuple[NDArray[np
 
     wanted = canary.wanted(case.request.store, case.request, judged.needs())
     features = shard_features(wanted, canary.ref, judged.model.encoders.image, StageClock())[0]
-    logits_CK = all_logits(features.embeddings_ND, features.tokens_NTC, judged.scorer)
-    return features.ok_samples, tags_of(judged.scorer.maps.scores(logits_CK), judged.thresholds_K)
+    scores_CS = judged.scorer.maps.scores(all_logits(features.embeddings_ND, features.tokens_NTC, judged.scorer))
+    return features.ok_samples, tags_of(judged.merges.best(scores_CS), judged.thresholds_K)

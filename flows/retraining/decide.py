@@ -15,6 +15,7 @@ from flows.evaluation_tables import percent
 from flows.retraining.evidence import Evidence, read_evidence
 from flows.retraining.forgotten import forgotten_labels, forgotten_line
 from flows.train_plan import read_recipe
+from flows.untagged import untagged_line
 from schemas.checkpoint import CheckpointRecord
 from schemas.digests import digest_of
 from schemas.evaluation import Evaluation
@@ -24,6 +25,7 @@ from schemas.taxonomy import Taxonomy
 from schemas.training import TrainConfig
 from storage.catalog import check_store
 from storage.files import Folder
+from storage.labels import current_taxonomies
 from storage.models import read_models, read_promotion
 from storage.records import read_json
 from storage.retraining import find_decision, find_gates, find_outcome, remove_outcome, write_decision
@@ -52,9 +54,10 @@ def decide(folder: Folder, taxonomy: Taxonomy, policy: RetrainPolicy, *, keep: b
     check_store(folder)
     model = current_model(folder)
     recipe = recipe_of(policy, model)
+    runs = read_runs(folder)
     evidence = read_evidence(
         folder,
-        read_runs(folder),
+        runs,
         taxonomy,
         missing=recipe.missing,
         held_out_share=policy.held_out_share,
@@ -71,6 +74,7 @@ def decide(folder: Folder, taxonomy: Taxonomy, policy: RetrainPolicy, *, keep: b
         model=model,
         precisions=_precisions(folder, model),
         forgotten=forgotten_labels(folder, taxonomy, model),
+        tagged=frozenset(known.name for current in current_taxonomies(folder, runs).values() for known in current),
     )
     made = case.decide(decision_id, folder)
     if stored is not None and made.model_copy(update={"decided_at": stored.decided_at}) == stored:
@@ -159,6 +163,7 @@ class _Case:
     model: ModelRecord | None
     precisions: Mapping[str, float]
     forgotten: Mapping[str, str]  # labels of other taxonomies that a new model would not know
+    tagged: frozenset[str]  # taxonomies that datasets were tagged with, by name
 
     def decide(self, decision_id: str, folder: Folder) -> RetrainDecision:
         """Return the decision."""
@@ -175,12 +180,16 @@ class _Case:
             taxonomy_digest=self.taxonomy.digest,
             ground_truth_digest=self.evidence.digest,
             model_id=self.model.model_id if self.model is not None else None,
-            retrain=bool(asking) and self.policy.enabled and not self.forgotten,
+            retrain=bool(asking) and self.policy.enabled and not self.forgotten and self._is_tagged,
             reasons=tuple(self._reasons(labels, asking)),
             labels=labels,
             policy=self.policy,
             decided_at=datetime.now(UTC),
         )
+
+    @property
+    def _is_tagged(self) -> bool:
+        return self.taxonomy.name in self.tagged
 
     @cached_property
     def _held_out(self) -> frozenset[str]:
@@ -243,6 +252,9 @@ class _Case:
         """Yield why, or why not, in sentences."""
         if not self.policy.enabled:
             yield _OFF
+        if not self._is_tagged:
+            yield f"there is nothing to train for: {untagged_line(self.taxonomy.name, self.tagged)}"
+            return
         if asking and self.forgotten:
             yield forgotten_line(self.forgotten, self.taxonomy)
         most_first = sorted(asking, key=lambda label: (-label.positives, label.label_id))

@@ -11,6 +11,7 @@ from datetime import datetime
 from flows.retraining.summary import decision_lines, gate_rows, outcome_lines
 from flows.taxonomy_cost import TaxonomyCost, cost_of
 from flows.taxonomy_summary import dataset_line
+from flows.untagged import untagged_line
 from schemas.manifest import ModelRecord, Promotion, TaxonomyInForce
 from schemas.record import Record
 from schemas.retraining import GateReport, RetrainDecision, RetrainOutcome
@@ -139,6 +140,8 @@ def _lines(status: TaxonomyStatus) -> Iterator[str]:
     if lacking:
         yield f"- not scored yet: {len(lacking)} labels; `clipdecoder backfill` scores them"
         yield from (f"- {dataset_line(cost)}" for cost in status.lacking.datasets if cost.labels)
+    elif not status.lacking.datasets:
+        yield f"- {untagged_line(status.name, status.lacking.known)}"
     else:
         yield "- every label is scored on every tagged shard"
     if status.decision is None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from flows.review.label_studio import ExportedTask
+from schemas.annotations import MAX_AHEAD
 from schemas.errors import RequestError
 from schemas.review import ANSWERS_FORMAT, AnswersFile, ReviewImport
+from storage.annotation_precedence import count_outdated
 from storage.annotations import Annotation, write_annotations
 from storage.catalog import open_catalog
 from storage.files import Folder, read_text
@@ -38,16 +43,21 @@ def run_import(store: str, location: str) -> ReviewImport:
     annotations = _read(location)
     if not annotations:
         raise RequestError(f"{location}: no question is answered in it yet")
-    with open_catalog(store) as connection:
+    future = _of_the_future(annotations)
+    folder = Folder(store)
+    with open_catalog(folder) as connection:
         known = known_pictures(connection, sorted({each.key for each in annotations}))
         labels = known_labels(connection)
-    strange = sum((each.dataset, each.shard, each.key) not in known for each in annotations)
-    if strange == len(annotations):
-        raise RequestError(
-            f"{location}: the store {store!r} has none of its {strange} pictures, such as "
-            f"{annotations[0].key!r} of {annotations[0].dataset!r}; give the store that the questions came from"
-        )
-    written = write_annotations(Folder(store), annotations)
+        strange = sum((each.dataset, each.shard, each.key) not in known for each in annotations)
+        if strange == len(annotations):
+            raise RequestError(
+                f"{location}: the store {store!r} has none of its {strange} pictures, such as "
+                f"{annotations[0].key!r} of {annotations[0].dataset!r}; give the store that the questions came from"
+            )
+        # As of now, and not at their own time, which would count before every later answer.
+        kept = [replace(each, at=None) if each in future else each for each in annotations]
+        written = write_annotations(folder, kept)
+        outdated = count_outdated(connection, folder, written.path)
     values = Counter(each.value for each in annotations)
     return ReviewImport(
         answers=len(annotations),
@@ -57,9 +67,16 @@ def run_import(store: str, location: str) -> ReviewImport:
         labels=len({each.label_id for each in annotations}),
         unknown_pictures=strange,
         unknown_labels=tuple(sorted({each.label_id for each in annotations} - labels)),
+        future=len(future),
+        outdated=outdated,
         path=written.path,
         new=written.new,
     )
+
+
+def _of_the_future(annotations: Iterable[Annotation]) -> set[Annotation]:
+    latest = datetime.now(UTC) + MAX_AHEAD
+    return {each for each in annotations if each.at is not None and each.at > latest}
 
 
 def _read(location: str) -> list[Annotation]:

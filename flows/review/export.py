@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from flows.evaluation_pictures import data_url, read_thumbnails
 from flows.review.label_studio import LABEL_CONFIG, label_studio_tasks
 from flows.review.page import PICTURE_BYTES, SIZES, review_page
 from flows.review.selection import Task, choose_tasks
-from schemas.errors import ConfigError, StoreError, one_of
+from schemas.errors import ConfigError, StoreError
 from schemas.review import ReviewedLabel, ReviewExport, ReviewRequest
 from storage.catalog import open_catalog
 from storage.files import Folder
-from storage.review import ReviewLabel, ReviewPool, review_labels, review_pool, shown_scorer
+from storage.review import ReviewLabel, ReviewPool, hidden_labels, review_labels, review_pool, shown_scorer
 from storage.runs import read_runs
 
 Watch = Callable[[int, int], None]  # shards read, of how many
 
 PAGE, TASKS, CONFIG = "review.html", "tasks.json", "label-config.xml"
+_NAMES_IN_ERRORS = 20
 
 
 def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, total: None) -> ReviewExport:
@@ -29,9 +32,10 @@ def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, tot
     Where nothing is left to ask, nothing is written.
 
     Raises:
-        StoreError: there is no store, nothing in it was scored, or the folder cannot be written.
-        ConfigError: a label that was asked for is no active label of the store.
+        StoreError: there is no store, or nothing in it was scored.
+        ConfigError: a label that was asked for is no active label of the store, or the folder cannot be written.
     """
+    _check_folder(to)
     with open_catalog(request.store) as connection:
         shown = shown_scorer(connection)
         if shown is None:
@@ -39,7 +43,7 @@ def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, tot
                 f"the views of {request.store!r} show no score to choose by; `clipdecoder tag` or "
                 "`clipdecoder taxonomy apply` computes them"
             )
-        labels = _asked_labels(review_labels(connection), request)
+        labels = _asked_labels(review_labels(connection), hidden_labels(connection), request)
         ids = [label.label_id for label in labels]
         pool = review_pool(connection, ids, per_label=request.per_label, seed=request.seed)
     model_id = shown["model_id"]
@@ -47,7 +51,7 @@ def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, tot
     pictures = _pictures(request, chosen, watch)
     tasks = [task for task in chosen if _content(task) in pictures]
     urls = [pictures[_content(task)] for task in tasks]
-    files, page_bytes = _write(Folder(str(to)), tasks, urls, model_id) if tasks else ((), 0)
+    files, page_bytes = _write(to, tasks, urls, model_id) if tasks else ((), 0)
     return _summary(
         model_id=model_id,
         labels=labels,
@@ -59,12 +63,45 @@ def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, tot
     )
 
 
-def _asked_labels(labels: Sequence[ReviewLabel], request: ReviewRequest) -> list[ReviewLabel]:
+def _check_folder(to: Path) -> None:
+    """Refuse a folder that can be neither written nor made, before any work is done for it."""
+    there = next(path for path in (to.absolute(), *to.absolute().parents) if os.path.exists(path))
+    if not there.is_dir():
+        raise ConfigError(f"cannot write into {str(to)!r}: {str(there)!r} is a file; give --to a folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write into {str(to)!r}: no file can be made in {str(there)!r} ({error.strerror}); give --to "
+            "another folder"
+        ) from None
+
+
+def _asked_labels(
+    labels: Sequence[ReviewLabel], hidden: Mapping[str, str | None], request: ReviewRequest
+) -> list[ReviewLabel]:
     known = {label.label_id: label for label in labels}
-    unknown = [label_id for label_id in request.labels or () if label_id not in known]
-    if unknown:
-        raise ConfigError("; ".join(one_of("active label", label_id, known) for label_id in unknown))
+    wrong = [label_id for label_id in dict.fromkeys(request.labels or ()) if label_id not in known]
+    if wrong:
+        problems = [_hidden(label_id, hidden[label_id], known) for label_id in wrong if label_id in hidden]
+        unknown = ", ".join(repr(label_id) for label_id in wrong if label_id not in hidden)
+        raise ConfigError("; ".join((*problems, *([f"unknown labels {unknown}; {_listed(known)}"] if unknown else ()))))
     return [known[label_id] for label_id in dict.fromkeys(request.labels)] if request.labels else list(labels)
+
+
+def _hidden(label_id: str, target: str | None, known: Collection[str]) -> str:
+    """Return why nothing is asked about a label that the taxonomy has."""
+    if target is None:
+        return f"label {label_id!r} is retired: nothing is asked about it until it is restored"
+    hint = f"; ask about {target!r}" if target in known else ", which is retired"
+    return f"label {label_id!r} is merged into {target!r}{hint}"
+
+
+def _listed(known: Collection[str]) -> str:
+    names = sorted(known)
+    others = f", and {len(names) - _NAMES_IN_ERRORS} others" if len(names) > _NAMES_IN_ERRORS else ""
+    return f"known: {', '.join(names[:_NAMES_IN_ERRORS]) or 'none'}{others}"
 
 
 def _content(task: Task) -> str:
@@ -90,13 +127,25 @@ def _pictures(request: ReviewRequest, tasks: Sequence[Task], watch: Watch) -> di
     return {contents[place]: data_url(picture) for place, picture in found.items()}
 
 
-def _write(folder: Folder, tasks: Sequence[Task], urls: Sequence[str], model_id: str) -> tuple[tuple[str, ...], int]:
-    """Write the files and return their names, and how large the page is."""
+def _write(to: Path, tasks: Sequence[Task], urls: Sequence[str], model_id: str) -> tuple[tuple[str, ...], int]:
+    """Write the files and return their names, and how large the page is.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
     page = review_page(tasks, urls, model_id).encode()
-    folder.write_bytes(PAGE, page)
-    folder.write_bytes(TASKS, json.dumps(label_studio_tasks(tasks, urls, model_id), indent=1).encode())
-    folder.write_bytes(CONFIG, LABEL_CONFIG.encode())
-    return (PAGE, TASKS, CONFIG), len(page)
+    contents = {
+        PAGE: page,
+        TASKS: json.dumps(label_studio_tasks(tasks, urls, model_id), indent=1).encode(),
+        CONFIG: LABEL_CONFIG.encode(),
+    }
+    folder = Folder(str(to))
+    try:
+        for name, content in contents.items():
+            folder.write_bytes(name, content)
+    except StoreError as error:  # which speaks of a store, and this folder is none
+        raise ConfigError(f"cannot write into {str(to)!r}: {error.__cause__ or error}") from error
+    return tuple(contents), len(page)
 
 
 def _summary(

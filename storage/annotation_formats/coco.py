@@ -23,12 +23,12 @@ def read_coco(value: Mapping[str, Any]) -> FileContent:
     pictures = _by_id(value["images"], "file_name", "image", content.bad)
     categories = _by_id(value["categories"], "name", "category", content.bad)
     found: dict[Any, list[str]] = defaultdict(list)
-    for place, annotation in enumerate(value["annotations"]):
+    for place, annotation in enumerate(value["annotations"], start=1):
         try:
             image = _known(annotation, "image_id", pictures)
             found[image].append(categories[_known(annotation, "category_id", categories)])
         except ValueError as error:
-            content.bad.append(f"annotation {place}: {error}")
+            content.bad.append(f"{_where('annotation', annotation, place)}: {error}")
     for image, path in pictures.items():
         picture = Picture(posixpath.normpath(path.replace("\\", "/")), is_key=False)
         content.entries.append(Entry(picture=picture, said=yes(found[image])))
@@ -39,13 +39,21 @@ def read_coco(value: Mapping[str, Any]) -> FileContent:
 def _by_id(records: list[Any], name: str, what: str, bad: list[str]) -> dict[int | str, str]:
     """Return a text field of each record, by the record's id."""
     found: dict[int | str, str] = {}
-    for place, record in enumerate(records):
+    for place, record in enumerate(records, start=1):
         try:
             identity = _id(record, "id")
             found[identity] = parse_text(record.get(name), name).strip()
         except ValueError as error:
-            bad.append(f"{what} {place}: {error}")
+            bad.append(f"{_where(what, record, place)}: {error}")
     return found
+
+
+def _where(what: str, record: Any, place: int) -> str:
+    """Return which record it is: by its id, or where it has none by its place in the list."""
+    try:
+        return f"{what} with id {_id(record, 'id')!r}"
+    except ValueError:
+        return f"{what} number {place} of the list"
 
 
 def _known(record: Any, name: str, known: Mapping[int | str, str]) -> int | str:

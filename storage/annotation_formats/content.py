@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from schemas.annotations import MAX_AHEAD
 from storage.pictures import PATH_COLUMNS
 
 PICTURE_NAMES = (*PATH_COLUMNS, "file_name")  # what columns with paths are called
@@ -73,15 +74,18 @@ def parse_time(value: Any) -> datetime | None:
     """Return a time in UTC, where it says no zone taken to be so; None for nothing.
 
     Raises:
-        ValueError: it is no date or time of ISO 8601.
+        ValueError: it is no date or time of ISO 8601, or lies in the future.
     """
     if value is None or value == "":
         return None
     try:
         time = datetime.fromisoformat(str(value).strip())
-        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"{str(value)!r} is no time such as 2026-05-31T12:00:00Z") from None
+    if time - datetime.now(UTC) > MAX_AHEAD:
+        raise ValueError(f"{str(value)!r} is in the future, and would count before every later answer")
+    return time
 
 
 def parse_text(value: Any, name: str) -> str:

@@ -25,10 +25,12 @@ from storage.pictures import LABEL_COLUMNS, split_labels
 
 _LABEL_NAMES = ("label_id", "label")
 _OTHERS = ("key", "value", "dataset", "shard", "at", "source")
+_KNOWN = frozenset((*_OTHERS, *LABEL_COLUMNS, *PICTURE_NAMES, *_LABEL_NAMES))
+_SEPARATORS = ",;\t"  # what spreadsheets put between cells; the first counts where a header fits several
 
 
 def read_csv(data: bytes, name: str) -> FileContent:
-    """Return what a CSV says. A bad line does not end it.
+    """Return what a CSV says, be it with commas, semicolons or tabs. A bad line does not end it.
 
     Raises:
         RequestError: it is not UTF-8, or its columns say nothing of pictures and labels.
@@ -38,7 +40,7 @@ def read_csv(data: bytes, name: str) -> FileContent:
     except UnicodeDecodeError as error:
         raise RequestError(f"{name!r} is not UTF-8: {error}; save it as UTF-8") from None
     content = FileContent(format="csv")
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
     rows = _lines(lines, content.bad)
     _, header = next(rows, (0, []))
     columns = _columns(header, name)
@@ -50,6 +52,16 @@ def read_csv(data: bytes, name: str) -> FileContent:
     return content
 
 
+def _separator(text: str) -> str:
+    """Return what separates the cells of a CSV: that with which its header has the most columns that are known."""
+    header = next((line for line in io.StringIO(text, newline="") if line.strip("\r\n")), "").replace('"', "")
+    return max(_SEPARATORS, key=lambda each: len(_KNOWN.intersection(map(_plain_name, header.split(each)))))
+
+
+def _plain_name(column: str) -> str:
+    return column.strip().lower()
+
+
 def _lines(lines: Any, bad: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV reader that are not blank, each with the number of its first line."""
     while True:
@@ -59,7 +71,7 @@ def _lines(lines: Any, bad: list[str]) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            bad.append(f"line {number}: {error}; put cells with quotes, commas or line ends in quotes")
+            bad.append(f"line {number}: {error}; put cells with quotes, separators or line ends in quotes")
             continue
         if cells:
             yield number, cells
@@ -96,9 +108,9 @@ def _columns(names: Sequence[str], name: str) -> dict[str, int]:
     """Return where the columns are that are known, by what they are for.
 
     Raises:
-        RequestError: none says which picture a row is about, or none says what is on it.
+        RequestError: none says which picture a row is about, none says what is on it, or two do.
     """
-    known = {column.strip().lower(): place for place, column in reversed(list(enumerate(names)))}
+    known = {_plain_name(column): place for place, column in reversed(list(enumerate(names)))}
     found = {role: known[role] for role in (*_OTHERS, *LABEL_COLUMNS) if role in known}
     for role, spellings in (("path", PICTURE_NAMES), ("label", _LABEL_NAMES)):
         places = [known[spelling] for spelling in spellings if spelling in known]
@@ -111,6 +123,12 @@ def _columns(names: Sequence[str], name: str) -> dict[str, int]:
         raise RequestError(
             f"{has} what is on it; a row for each answer has a column label (and perhaps value), "
             "a row for each picture has labels (and perhaps absent)"
+        )
+    both = [role for role in LABEL_COLUMNS if role in found and "label" in found]
+    if both:
+        raise RequestError(
+            f"{name!r} has the columns {', '.join(names)}: label says that a row is one answer, "
+            f"{' and '.join(both)} that it is all of a picture; leave one of them out"
         )
     return found
 

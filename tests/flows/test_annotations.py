@@ -96,12 +96,12 @@ def test_what_means_nothing_is_counted_and_named(store: Store) -> None:
         "path,labels,absent\na.jpg,dog;horse,horse\nb.jpg,pager,\nnew/d.jpg,dog,\nx/c.jpg,dog;whale,\n,dog,\n"
     )
     assert store.said("x/a") == store.said("c") == store.said("new/d") == {"dog": 1}
-    assert (report.rows, report.samples) == (3, 3)
-    assert (report.unknown_words.count, report.unknown_words.examples) == (3, ("horse", "pager", "whale"))
+    assert (report.rows, report.samples) == (4, 4)
+    assert (report.unknown_words.count, report.unknown_words.examples) == (2, ("horse", "whale"))
     assert (report.unknown_keys.count, report.unknown_keys.examples) == (1, ("new/d",))
     assert not report.ok and report.bad.examples == ("line 6: path is empty",)
     text = "\n".join(report.lines())
-    assert "'horse', 'pager', 'whale'" in text and "'new/d'" in text and "line 6" in text
+    assert "'horse', 'whale'" in text and "'new/d'" in text and "line 6" in text
 
 
 COCO = {
@@ -144,7 +144,17 @@ def test_a_path_that_fits_several_keys_is_left_out(store: Store) -> None:
     ("text", "options", "message"),
     [
         ("key,label\nz,dog\n", {}, r"pictures, none of them in the store: 1 \('z'\); the store has keys such as 'c'"),
-        ("key,label\nc,dog\n", {"dataset": "park"}, "none of them in dataset 'park' of the store"),
+        ("key,label\nz,dog\n", {"dataset": "park"}, "none of them in dataset 'park' of the store"),
+        (
+            "key,label\nc,dog\n",
+            {"dataset": "park"},
+            "'c' is not in dataset 'park', but in shard '0' of dataset 'street'",
+        ),
+        (
+            "path,label,shard\na.jpg,dog,7.tar\nx/b,dog,7\n",
+            {},
+            "'a.jpg' is not in shard '7', but in shard '0' of dataset 'street'; 'x/b' is not in shard '7'",
+        ),
         (
             "key,label\nc,horse\n",
             {},
@@ -152,7 +162,12 @@ def test_a_path_that_fits_several_keys_is_left_out(store: Store) -> None:
         ),
         ("key,label,value\nc,dog,2\n,,\n", {}, r"none of its 2 rows can be read:\n  line 2: value '2'"),
         ("key,label\n", {}, "says nothing about any picture"),
-        ("path,labels\nc.jpg,\n", {}, r"0 \(\); the taxonomy knows"),
+        ("path,labels\nc.jpg,\n", {}, "names no label on any picture$"),
+        (
+            "path,labels,at\nc.jpg,,\nc.jpg,dog,soon\n",
+            {},
+            r"on any picture \(1 of its rows cannot be read: line 3: 'soon'",
+        ),
         ("key,label\nc,dog\n", {"taxonomy": "nowhere.yaml"}, "nowhere.yaml"),
     ],
 )
@@ -171,6 +186,61 @@ def test_requests_that_cannot_be_carried_out(store: Store) -> None:
         store.bring("key,label\nc,dog\n", store=str(store.root / "elsewhere"))
     with pytest.raises(ConfigError, match="at = 'soon'"):
         store.bring("key,label\nc,dog\n", at="soon")
+    with pytest.raises(ConfigError, match="at = 2999-01-01T00:00:00.* is in the future: it is 2"):
+        store.bring("key,label\nc,dog\n", at="2999-01-01")
+
+
+def test_coco_without_annotations_is_told_of_complete(store: Store) -> None:
+    bare = COCO | {"annotations": []}
+    with pytest.raises(
+        RequestError, match="names no label on any picture; it lists dog, red car, unheard of: .*--complete"
+    ):
+        store.bring(bare, name="a.json")
+    assert store.bring(bare, name="a.json", complete=True).rows == 6
+
+
+def test_answers_about_retired_labels_are_kept_and_hold_when_the_label_is_restored(store: Store) -> None:
+    report = store.bring("key,label\nx/a,Pager\n")
+    assert store.said("x/a") == {"pager": 1} and report.ok
+    assert report.retired.examples == ("pager",) and "kept, and count if the label is restored" in report.lines()[1]
+    for text, truth in ((TAXONOMY, []), (TAXONOMY.replace(", retired: true", ""), [("x/a", "pager", 1)])):
+        taxonomy = parse_taxonomy(text)
+        write_taxonomy(store.folder, taxonomy)
+        put_in_force(store.folder, taxonomy)
+        with open_catalog(store.folder) as connection:
+            assert connection.execute("select key, label_id, value from ground_truth").fetchall() == truth
+
+
+def test_contradictions_within_a_file_are_named(store: Store) -> None:
+    report = store.bring(
+        "key,label,value,at\nx/a,dog,1,\nx/a,canine,0,\nx/b,dog,1,2026-05-01\nx/b,dog,0,2026-05-02\nc,dog,,\nc,dog,1,\n"
+    )
+    assert report.contradictions.examples == ("x/a: dog",) and "the yes counts" in report.lines()[1]
+    assert store.said("x/a") == {"dog": 1} and store.said("x/b") == {"dog": 0}
+
+
+def test_rows_of_the_future_are_left_out(store: Store) -> None:
+    report = store.bring("key,label,at\nx/a,dog,2999-01-01\nx/b,dog,\n")
+    assert report.rows == 1 and report.bad.examples[0].startswith("line 2: '2999-01-01' is in the future")
+    assert store.said("x/a") == {} and not report.ok
+
+
+def test_answers_that_something_newer_takes_the_place_of_are_counted(store: Store) -> None:
+    first = "key,label,value\nx/a,dog,1\nx/b,dog,1\n"
+    assert store.bring(first).outdated == 0
+    assert store.bring("key,label,value,dataset,shard\nx/a,dog,0,street,0.tar\n").outdated == 0
+    again = store.bring(first)
+    assert not again.new and again.outdated == 1 and "answers that do not count: 1;" in again.lines()[1]
+    assert store.bring("key,label,value\nx/a,dog,0\nc,dog,1\n", at="2026-01-01").outdated == 1
+    assert store.bring("key,label,dataset\nx/a,dog,other\nc,dog,\n", at="2026-01-02").outdated == 1
+    assert store.said("x/a") == {"dog": 0}
+
+
+def test_a_shard_may_be_written_as_its_file_is_called(store: Store) -> None:
+    report = store.bring("key,label,shard\nx/a,dog,0.tar\nx/b,dog,0.tar.gz\nc,dog,1\n")
+    assert store.said("x/a") == store.said("x/b") == {"dog": 1} and store.said("c") == {}
+    assert report.unknown_keys.count == 0 and report.misplaced.count == 1
+    assert report.lines()[-1] == "  'c' is not in shard '1', but in shard '0' of dataset 'street'"
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

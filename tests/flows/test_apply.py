@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from examples.scenes.render import taxonomy_yaml
-from flows.apply import ApplyOutcome, ApplyPlan, ApplySteps, plan_apply, run_apply
+from flows.apply import ApplyOutcome, ApplyPlan, ApplySteps, nothing_to_do, plan_apply, run_apply
 from flows.apply_summary import describe_plan, summarise_apply
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
 from flows.cli.app import app
@@ -130,12 +130,79 @@ def test_a_file_of_a_new_name_is_another_taxonomy_and_says_what_is_missing(world
     before = in_force(world)
     planned = plan(world, taxonomy_text(name="renamed"))
     assert "no dataset of the store was tagged with a taxonomy named 'renamed' yet" in describe_plan(planned).lines()[0]
+    assert "all labels are new, 4 of them" in describe_plan(planned).head()[1]
     summary = summarise_apply(run_apply(planned))
     assert summary.put_in_force and summary.ok and not summary.backfills
     assert "clipdecoder tag SHARDS --taxonomy FILE" in summary.lines()[1]
+    again = summarise_apply(apply(world)).lines()
+    assert "every label is scored" not in "\n".join(again), "none is"
+    assert "(datasets have 't'); `clipdecoder tag" in again[1] and "(`name: t`)" in again[1]
+    assert any("(datasets have 't')" in line for line in store_status(Folder(world.store)).lines())
     assert in_force(world) == before, "the other one stays"
     with pytest.raises(StoreError, match="renamed, t; say which"):
         find_taxonomy(Folder(world.store), "applied")
+
+
+def test_a_name_that_nothing_was_tagged_under_is_not_retrained_for(world: World) -> None:
+    world.tag()
+    rows = [Annotation(key=f"s0-{n}", label_id="red-circle", value=n % 2, source="me") for n in range(4)]
+    write_annotations(Folder(world.store), rows)
+    wanted = RetrainPolicy(min_positives=1, min_held_out=1)
+    assert plan(world, policy=wanted).decision.retrain
+    decision = apply(world, taxonomy_text(name="renamed"), policy=wanted).decision
+    assert not decision.retrain and decision.reasons[0].startswith("there is nothing to train for: no dataset")
+    world.tag()
+    assert plan(world, policy=wanted).decision.retrain, "now there is"
+
+
+def test_where_nothing_is_to_be_done_it_is_known_before(annotated: AnnotatedWorld, model_id: str) -> None:
+    folder, other = Folder(annotated.store), annotated.folder / "other.yaml"
+    other.write_text(taxonomy_text([UNSEEN], name="other"))
+    promote(folder, annotated.tag(model="bundled:scenes").plan.record.model_id, "for the test")
+    text = annotated.taxonomy.read_text()
+    assert nothing_to_do(plan(annotated))
+    assert not nothing_to_do(plan(annotated, text.replace("name: red circle", "name: crimson disc")))
+    annotated.taxonomy.write_text(text)
+    annotated.tag(model="bundled:scenes", taxonomy=str(other))
+    promote(folder, model_id, "another", force=True)
+    assert not nothing_to_do(plan(annotated))
+
+
+def test_a_command_that_was_killed_after_a_promotion_scores_for_every_taxonomy(
+    annotated: AnnotatedWorld, model_id: str
+) -> None:
+    folder, other = Folder(annotated.store), annotated.folder / "other.yaml"
+    other.write_text(taxonomy_text([UNSEEN], name="other"))
+    promote(folder, annotated.tag(model="bundled:scenes").plan.record.model_id, "for the test")
+    annotated.tag(model="bundled:scenes", taxonomy=str(other))
+    promote(folder, model_id, "it learned; and here the command was killed", force=True)
+    done: list[str] = []
+
+    def dies(part: BackfillPlan) -> BackfillOutcome:
+        done.extend(run.taxonomy.name for run in part.runs)
+        if "other" in done:
+            raise StoreError("the disk is full")
+        return run_backfill(part)
+
+    with pytest.raises(RunError, match="disk is full"):
+        run_apply(plan(annotated), ApplySteps(backfill=dies))
+    assert done == [annotated_name(annotated), "other"]
+    outcome = apply(annotated)
+    assert outcome.complete and [run.plan.taxonomy.name for run in outcome.backfills[0].runs] == ["other"]
+    assert plan_backfill(BackfillRequest(store=annotated.store)).runs == ()
+
+
+def annotated_name(world: World) -> str:
+    return find_taxonomy(Folder(world.store), str(world.taxonomy)).name
+
+
+def test_a_plan_with_a_retraining_says_what_comes_on_top(world: World) -> None:
+    world.tag()
+    rows = [Annotation(key=f"s0-{n}", label_id="red-circle", value=n % 2, source="me") for n in range(4)]
+    write_annotations(Folder(world.store), rows)
+    lines = describe_plan(plan(world, policy=RetrainPolicy(min_positives=1, min_held_out=1))).lines()
+    assert "comes on top" in lines[-1] and "scoring every label of 10 images anew" in lines[-1]
+    assert "comes on top" not in "\n".join(describe_plan(plan(world)).lines())
 
 
 def test_a_remote_store_is_applied_to_and_decided_on_as_a_local_one(world: World, bucket: str) -> None:

@@ -181,8 +181,43 @@ def test_export_writes_what_it_says(tagged: World, tmp_path: Path) -> None:
 def test_labels_and_limit_are_options(tagged: World, tmp_path: Path) -> None:
     said = export(tagged, tmp_path, labels=("blue-star", "red-circle", "blue-star"), limit=5)
     assert {each.label_id: each.tasks for each in said.labels} == {"blue-star": 3, "red-circle": 2}
-    with pytest.raises(ConfigError, match=r"unknown active label 'dog'; known: blue-star, .*white-heart"):
-        export(tagged, tmp_path, labels=("dog",))
+    with pytest.raises(ConfigError, match=r"^unknown labels 'dog', 'cat'; known: blue-star, .*white-heart$"):
+        export(tagged, tmp_path, labels=("dog", "cat", "blue-star"))
+
+
+def test_labels_that_are_not_asked_about_are_told_apart(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", shards=1, images=2)
+    world.tag()
+    text = taxonomy_text((*LABELS, *(f"other-{number:02}" for number in range(19)), "lost"))
+    for label_id, fate in (
+        (LABELS[0], f"merged_into: {LABELS[1]}"),
+        (LABELS[2], "retired: true"),
+        ("lost", "merged_into: green-square"),
+    ):
+        text = text.replace(f"{{id: {label_id},", f"{{{fate}, id: {label_id},")
+    put_taxonomy(world, text)
+    with pytest.raises(ConfigError) as error:
+        export(world, tmp_path, labels=(LABELS[0], LABELS[2], "lost", "dog"))
+    said = str(error.value)
+    assert "label 'red-circle' is merged into 'blue-star'; ask about 'blue-star'; " in said
+    assert "label 'green-square' is retired: nothing is asked about it until it is restored" in said
+    assert "label 'lost' is merged into 'green-square', which is retired" in said
+    assert "unknown labels 'dog'; known: blue-star, other-00, " in said and said.endswith("other-18, and 1 others")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for to in (tmp_path / "file", tmp_path / "file/in/it"):
+        with pytest.raises(ConfigError, match="cannot write into .*file' is a file; give --to a folder"):
+            run_export(ReviewRequest(store="no-store"), to)
+    with pytest.raises(ConfigError, match="no file can be made in '/proc/self'"):
+        run_export(ReviewRequest(store="no-store"), Path("/proc/self/none"))
+
+
+def test_what_fails_while_the_page_is_written_names_the_folder(tagged: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot write into .*long': .*File name too long") as error:
+        export(tagged, tmp_path / ("long" * 100))
+    assert "in the store" not in str(error.value)
 
 
 def test_label_studio_tasks_have_the_documented_form(tagged: World, tmp_path: Path) -> None:
@@ -229,7 +264,10 @@ def test_where_nothing_was_scored_or_nothing_is_left_to_ask(tmp_path: Path) -> N
     run_import(world.store, str(answers_file(tmp_path, answers)))
     said = export(world, tmp_path / "out")
     assert (said.tasks, said.files, said.answered_before) == (0, (), 4) and not (tmp_path / "out").exists()
-    assert said.lines() == [said.lines()[0]] and "nothing to ask" in said.lines()[0]
+    assert "nothing to ask: 4 that side files or answers speak of already" in said.lines()[0]
+    assert said.lines()[1:] == ["no page was written, and the folder is as it was"]
+    export(world, tmp_path / "first")
+    assert (tmp_path / "first/review.html").exists()
 
 
 def test_what_side_files_know_is_not_asked_and_a_new_label_is(tmp_path: Path) -> None:
@@ -327,6 +365,21 @@ def test_a_later_answer_wins_and_is_not_asked_again(store: World, tmp_path: Path
     assert store.ask("select value from ground_truth") == []
     said = export(store, tmp_path / "out", labels=("red-circle",))
     assert said.answered_before == 1 and said.tasks == 9
+
+
+def test_answers_by_a_wrong_clock_count_as_of_their_import(store: World, tmp_path: Path) -> None:
+    file = str(answers_file(tmp_path, [row(value=1, at="2999-01-01T00:00:00Z"), row("s0-1")]))
+    said = run_import(store.store, file)
+    assert said.future == 1 and "1 of them are dated in the future" in said.lines()[1]
+    assert store.ask('select year(max("at")) < 2900 from annotations') == [(True,)]
+    assert not run_import(store.store, file).new
+
+
+def test_answers_that_something_newer_takes_the_place_of_are_counted(store: World, tmp_path: Path) -> None:
+    assert run_import(store.store, str(answers_file(tmp_path, [row(value=1)]))).outdated == 0
+    older = [row(value=0, at="2026-01-01T00:00:00Z"), row("s0-1", at="2026-01-01T00:00:00Z")]
+    said = run_import(store.store, str(answers_file(tmp_path, older)))
+    assert said.outdated == 1 and "answers that do not count: 1" in said.lines()[1]
 
 
 def test_pictures_and_labels_that_the_store_lacks_are_said(store: World, tmp_path: Path) -> None:

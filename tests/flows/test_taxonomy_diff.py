@@ -22,7 +22,7 @@ from storage.files import Folder
 from storage.models import promote
 from storage.taxonomies import find_taxonomy, load_taxonomy
 from tests.flows.annotated import AnnotatedWorld
-from tests.flows.world import World, make_world, pictures, taxonomy_text
+from tests.flows.world import LABELS, World, make_world, pictures, taxonomy_text
 from tests.stores import Shard, make_model, make_run, make_taxonomy
 
 
@@ -166,6 +166,32 @@ def test_without_a_store_costs_are_unknown_and_the_diff_is_not(tmp_path: Path) -
     assert line.startswith(
         "cost: unknown; no dataset of the store was tagged with a taxonomy named 'street' yet; `clipdecoder"
     )
+
+
+def test_a_label_that_may_not_go_is_said_to_be_refused(tagged: World, tmp_path: Path) -> None:
+    new = tmp_path / "new.yaml"
+    new.write_text(taxonomy_text(("red-circle", "blue-star", "green-square")))
+    done = diff("applied", str(new), "--store", tagged.store, cwd=tmp_path)
+    assert "refused: it has scores; retire or merge it" in done.stdout and "views only │" not in done.stdout
+    assert json.loads(diff("applied", str(new), "--store", tagged.store, "--json", cwd=tmp_path).stdout)["refused"] == [
+        "white-heart"
+    ]
+    assert "refused" not in diff(str(tagged.taxonomy), str(new), cwd=tmp_path).stdout, "no store is at hand"
+
+
+def test_a_long_table_ends_and_says_so(tagged: World, tmp_path: Path) -> None:
+    new = tmp_path / "new.yaml"
+    new.write_text(taxonomy_text((*LABELS, *(f"label-{number}" for number in range(60)))))
+    shown = diff("applied", str(new), "--store", tagged.store, cwd=tmp_path).stdout
+    assert shown.count("│ added ") == 50 and "and 10 more changes (--json has all)" in shown
+
+
+def test_a_first_version_is_one_line() -> None:
+    first = diff_taxonomies(None, make_taxonomy("ant", "bee"))
+    assert change_rows(first, None) == []
+    assert list(change_lines(first))[1:] == [
+        "- all labels are new, 2 of them: no taxonomy of this name was in force before"
+    ]
 
 
 def test_changed_templates_are_one_line() -> None:

@@ -35,7 +35,12 @@ def test_zero_is_not_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "words"),
     [
         ('stor = "x"', "unknown setting 'stor'; known: batch_size, "),
-        ("floor = 2", "setting floor = 2"),
+        ("floor = 2", r"setting floor = 2.*CLIPDECODER_FLOOR\)"),
+        (
+            "[retraining]\nmax_seen_drop = 2",
+            r"retraining.max_seen_drop = 2.*or CLIPDECODER_RETRAINING__MAX_SEEN_DROP\)",
+        ),
+        ("[retraining]\nmax_drop = 2", "unknown setting 'retraining.max_drop'; known: retraining.ap_below, "),
         ("floor = ", "clipdecoder.toml: "),
     ],
 )

@@ -51,6 +51,26 @@ def test_merged_labels_can_be_had_as_themselves() -> None:
     assert list(shared.named(("sofa", "settee", "a"))) == ["a", "c", "a"]
 
 
+def test_retired_labels_are_kept_where_no_other_has_the_word() -> None:
+    words = LabelWords(STREET)
+    assert list(words.kept(("gone", "Vanished", "dog", "horse"))) == ["gone", "into-gone", "dog"]
+    assert [words.is_retired(label_id) for label_id in ("gone", "into-gone", "dog", "puppy")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert words.unknown == {"horse": 1} and not {"gone", "vanished"} & words.meanings.keys()
+    shared = LabelWords(
+        taxonomy(
+            Label(id="a", name="sofa", synonyms=("seat",)),
+            Label(id="b", name="bench", synonyms=("seat",)),
+            Label(id="old", name="Sofa", synonyms=("seat", "couch"), retired=True),
+        )
+    )
+    assert list(shared.kept(("sofa", "seat", "couch", "old"))) == ["a", "old", "old"]
+
+
 def test_words_without_a_label_are_counted_as_they_are_written() -> None:
     words = LabelWords(STREET)
     assert find(words, "horse", "dog", "gone", "Horse", "horse", "vanished", "") == ["dog"]

@@ -78,7 +78,8 @@ def test_digest_ignores_layout_and_order_and_sees_everything_else() -> None:
         ("- {id: a, name: x, templates: [a photo]}", 3, "template 'a photo' has no {}"),
         ("- {id: a, name: x, templates: []}", 3, "label 'a': templates:"),
         ("- {id: all, name: x}", 3, "label 'all': this id is a word of"),
-        ("- dog", 3, "label 'dog':"),
+        ("- dog", 3, "label 1: must be a mapping such as {id: dog, name: dog}, got 'dog'"),
+        ("- {id: a, name: x}\n- null", 4, "label 2: must be a mapping such as {id: dog, name: dog}, got null"),
     ],
 )
 def test_violations_name_label_and_line(labels: str, line: int, words: str) -> None:
@@ -98,9 +99,10 @@ def test_violations_name_label_and_line(labels: str, line: int, words: str) -> N
         ("name: t\nlabels:\n- {id: a, name: a, name: b}", "t.yaml:3: not valid YAML: key 'name' stands twice"),
         ("- a\n- b", "expected a mapping"),
         ("", "expected a mapping"),
-        ("name: t\nlabels: []", "labels"),
+        ("name: t\nlabels: []", "labels: must name one label at least"),
         ("name: t", "labels: required"),
-        ("name: t\nlabels: 5", "labels"),
+        ("name: t\nlabels: 5", "labels: must be a list, got 5"),
+        ("name: t\nlabels: null", "labels: must be a list, got null"),
         ("nam: t\nlabels: [{id: a, name: a}]", "unknown field 'nam'; known: labels, name, templates"),
         ("name: !!python/object/apply:os.system [ls]\nlabels: []", "not valid YAML"),
     ],

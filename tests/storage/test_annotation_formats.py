@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,22 @@ def test_bad_lines_are_named_and_cost_no_good_one() -> None:
         ("", r"\(none\), and none that says which picture"),
         ("picture,label\na,b\n", "which picture a row is about; call one of them key"),
         ("key,tag\na,b\n", "what is on it; a row for each answer has a column label"),
+        ("key,label,labels,absent\na,b,c,d\n", "label says that a row is one answer, labels and absent that it is all"),
     ],
 )
 def test_columns_that_say_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         csv_content(text)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_of_a_spreadsheet_with_other_separators(separator: str) -> None:
+    rows = (("Key", '"Label"', "note"), ("a", "dog", "x, y"), ("b", '"red\r\ncar"', ""))
+    content = csv_content("\ufeff\r\n" + "\r\n".join(map(separator.join, rows)))
+    assert said(content) == {"a": {"dog": 1}, "b": {"red\r\ncar": 1}} and content.bad == []
+    rows = (("path", "labels", "absent"), ("a.jpg", '"dog;red car"', "cat|bus"))
+    content = csv_content("\n".join(map(separator.join, rows)))
+    assert said(content) == {"a.jpg": {"dog": 1, "red car": 1, "cat": 0, "bus": 0}}
 
 
 def test_a_csv_that_is_no_utf_8_is_refused() -> None:
@@ -155,7 +166,7 @@ COCO = {
         {"image_id": 1, "category_id": 7, "segmentation": [[1, 2]]},
         {"image_id": 1, "category_id": 7},
         {"image_id": 2, "category_id": 7},
-        {"image_id": 5, "category_id": 7},
+        {"id": 77, "image_id": 5, "category_id": 7},
         {"image_id": 1, "category_id": "dog"},
         "nonsense",
     ],
@@ -172,11 +183,11 @@ def test_coco(tmp_path: Path) -> None:
     assert said(content) == {"train/a.jpg": {"red car": 1, "dog": 1}, "b/c.jpg": {"dog": 1}, "empty.jpg": {}}
     assert content.words == ["dog", "red car", "never"]
     assert content.bad == [
-        "image 3: file_name is empty",
-        "image 4: id is None, and must be a number or a text",
-        "annotation 4: image_id 5 is not in the file's list",
-        "annotation 5: category_id 'dog' is not in the file's list",
-        "annotation 6: image_id is None, and must be a number or a text",
+        "image with id 4: file_name is empty",
+        "image number 5 of the list: id is None, and must be a number or a text",
+        "annotation with id 77: image_id 5 is not in the file's list",
+        "annotation number 6 of the list: category_id 'dog' is not in the file's list",
+        "annotation number 7 of the list: image_id is None, and must be a number or a text",
     ]
 
 
@@ -298,6 +309,10 @@ def test_values_and_times() -> None:
     with pytest.raises(ValueError, match="'2' is none of 1, 0"):
         parse_value("2")
     assert parse_time("2026-06-01 12:00") == parse_time("2026-06-01T14:00+02:00") == NOON
+    soon = datetime.now(UTC) + timedelta(hours=23)  # clocks and zones differ
+    assert parse_time(soon.isoformat()) == soon
+    with pytest.raises(ValueError, match="'2999-01-01' is in the future"):
+        parse_time("2999-01-01")
     with pytest.raises(ValueError, match="no time"):
         parse_time("0001-01-01T00:00+14:00")
 

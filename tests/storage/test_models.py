@@ -82,9 +82,14 @@ def test_rolling_back_twice_goes_two_models_back(folder: Folder) -> None:
     assert shown(folder) == "m2"
     assert rollback(folder, "worse still").history == ()
     assert shown(folder) == "m1"
-    with pytest.raises(ModelError, match="no earlier model"):
+    with pytest.raises(ModelError, match="no earlier model to go back to: no model was promoted before m1"):
         rollback(folder, "once more")
     assert shown(folder) == "m1"
+
+
+def test_without_a_promotion_there_is_nothing_to_go_back_from(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model is promoted in this store"):
+        rollback(Folder(str(tmp_path)), "worse")
 
 
 def test_after_a_rollback_a_promotion_goes_on_from_there(folder: Folder) -> None:

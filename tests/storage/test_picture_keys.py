@@ -78,6 +78,8 @@ def test_a_dataset_and_a_shard_are_the_samples_own(folder: Folder) -> None:
     elsewhere = [Picture("train/17", True, "other"), Picture("lone", True, "other", "1"), Picture("17", True, "street")]
     matched = match(folder, *here, *elsewhere)
     assert matched.unknown == elsewhere
+    places = [[("street", "0")], [("other", "9"), ("street", "1")]]
+    assert matched.elsewhere == dict(zip(elsewhere, places, strict=False))
     assert [matched.keys[picture] for picture in here] == ["lone"] * 3
 
 
