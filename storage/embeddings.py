@@ -18,7 +18,7 @@ from schemas.errors import StoreError
 from schemas.manifest import Fingerprint
 from schemas.sample import SampleStatus
 from storage.files import Folder
-from storage.parts import facts_of, features_path
+from storage.parts import facts_of, features_path, vector_width
 from storage.runs import StoredRun
 from storage.visibility import current_reports
 
@@ -87,10 +87,11 @@ def _chunks(file: IO[bytes], fingerprint: Fingerprint, chunk_rows: int) -> Itera
     parquet = pq.ParquetFile(file, page_checksum_verification=True, buffer_size=BUFFER_BYTES, pre_buffer=False)
     if facts_of(parquet.schema_arrow).fingerprint != fingerprint:
         return
+    width = vector_width(parquet.schema_arrow.field("embedding").type)
     for batch in parquet.iter_batches(chunk_rows, columns=["sample", "embedding"], use_threads=False):
         embedding = batch["embedding"]
         samples = batch["sample"].to_numpy()
         if embedding.null_count:  # asking which ones loads a library of a quarter of a second
             samples = samples[embedding.is_valid().to_numpy(zero_copy_only=False)]
         flat = embedding.flatten().to_numpy(zero_copy_only=False)  # flatten drops nulls
-        yield Chunk(samples.astype(np.int64), flat.reshape(-1, embedding.type.list_size))
+        yield Chunk(samples.astype(np.int64), flat.reshape(-1, width))

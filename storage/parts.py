@@ -24,6 +24,7 @@ ROW_GROUP_ROWS = 122_880  # DuckDB's own size: a row group is what it skips and 
 TOKEN_ROWS = 1024  # tokens are a hundred thousand times wider than scores
 _FACTS_KEY = b"clipdecoder"  # the features file's own metadata: ShardFacts as JSON
 _WIDTH_KEY = b"token_width"
+_ROWS_KEY = b"rows"  # how many there are: nothing else tells a footer that lost some
 _STATUSES = {str(status): status for status in SampleStatus}
 
 
@@ -90,7 +91,8 @@ def write_scores(folder: Folder, path: str, shard: str, columns: ScoreColumns) -
 def write_features(folder: Folder, path: str, features: ShardFeatures) -> Part:
     """Write a shard's features: every sample row, with its embedding or null."""
     width = features.embeddings_ND.shape[1]
-    schema = features_schema(width).with_metadata({_FACTS_KEY: features.facts.model_dump_json().encode()})
+    metadata = {_FACTS_KEY: features.facts.model_dump_json().encode(), _ROWS_KEY: str(len(features.rows)).encode()}
+    schema = features_schema(width).with_metadata(metadata)
     table = _sample_table(features.rows)
     failed = np.array([row.status is not SampleStatus.OK for row in features.rows], dtype=bool)
     dense_ND = np.zeros((len(features.rows), width), np.float16)
@@ -129,15 +131,27 @@ def _parse_features(data: bytes, fingerprint: Fingerprint, max_pixels: int) -> S
     facts = facts_of(table.schema)
     if facts.fingerprint != fingerprint or facts.max_pixels != max_pixels:
         return None
-    if table.column_names != [*SAMPLES.names, "embedding"]:
+    width = vector_width(table.schema.field("embedding").type)
+    stored_rows = (table.schema.metadata or {}).get(_ROWS_KEY)  # earlier versions did not write it
+    if not table.schema.equals(features_schema(width)) or stored_rows not in (None, str(table.num_rows).encode()):
         return None
     embedding = table["embedding"].combine_chunks()
-    width = embedding.type.list_size
     return ShardFeatures(
         facts=facts,
         rows=_sample_rows(table),
         embeddings_ND=embedding.flatten().to_numpy(zero_copy_only=False).reshape(-1, width),  # flatten drops nulls
     )
+
+
+def vector_width(kind: pa.DataType) -> int:
+    """Return how many numbers a stored vector has.
+
+    Raises:
+        ValueError: the column is not as it was written: a flipped bit in the schema can make it another kind of list.
+    """
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float16(kind.value_type):
+        raise ValueError(f"vectors of float16 were expected, not {kind}")
+    return int(kind.list_size)
 
 
 def write_tokens(folder: Folder, path: str, features: ShardFeatures) -> Part:
@@ -164,8 +178,8 @@ def read_tokens(folder: Folder, path: str, features: ShardFeatures) -> NDArray[n
         samples = table["sample"].to_numpy()
         if facts != features.facts or not np.array_equal(samples, features.ok_samples):
             return None
+        num_tokens = vector_width(table["tokens"].type) // token_width
         tokens = table["tokens"].combine_chunks()
-        num_tokens = tokens.type.list_size // token_width
         flat = tokens.values.to_numpy(zero_copy_only=False)
         return np.asarray(flat.reshape(len(samples), num_tokens, token_width))
     except (FileNotFoundError, pa.ArrowException, OSError, ValueError, KeyError):
