@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.generated import sample_row
 from benchmarks.machine import describe
 from benchmarks.rounds import Times, alternate, seconds
 from clipdecoder.encoders.model import load_model
@@ -29,7 +30,7 @@ from flows.plan import TagPlan, plan_tag, run_record
 from flows.run import run_tag_here
 from schemas.config import ApplyRequest, BackfillRequest, TagRequest
 from schemas.manifest import Fingerprint, ModelRecord, ShardFacts
-from schemas.sample import SampleRow, SampleStatus, ShardStatus
+from schemas.sample import ShardStatus
 from schemas.taxonomy import Label, Taxonomy
 from storage.catalog import open_catalog
 from storage.files import Folder
@@ -98,7 +99,7 @@ def _make_shard(generated: Generated, number: int, random: np.random.Generator) 
     fingerprint = Fingerprint(size=1, tag=shard)
     embeddings = random.normal(size=(IMAGES_PER_SHARD, width))
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    rows = tuple(_make_row(shard, sample) for sample in range(IMAGES_PER_SHARD))
+    rows = tuple(sample_row(shard, sample) for sample in range(IMAGES_PER_SHARD))
     facts = ShardFacts(
         fingerprint=fingerprint,
         status=ShardStatus.OK,
@@ -109,20 +110,6 @@ def _make_shard(generated: Generated, number: int, random: np.random.Generator) 
     features = ShardFeatures(facts=facts, rows=rows, embeddings_ND=embeddings.astype(np.float16))
     write_features(generated.folder, features_path(generated.model.encoder_id, "generated", shard), features)
     return ShardRef(shard=shard, url=f"{ROOT}/{shard}.tar", fingerprint=fingerprint)
-
-
-def _make_row(shard: str, sample: int) -> SampleRow:
-    return SampleRow(
-        key=f"pictures/{shard}-{sample:06d}",
-        shard=shard,
-        sample=sample,
-        status=SampleStatus.OK,
-        error=None,
-        width=640,
-        height=480,
-        bytes=50_000 + sample,
-        sha256=f"{hash((shard, sample)) % 2**64:064x}",
-    )
 
 
 class Versions:

@@ -23,11 +23,12 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.generated import sample_row
 from benchmarks.machine import describe
 from benchmarks.rounds import seconds
 from flows.search import find_nearest, run_search
 from schemas.manifest import Fingerprint, ModelRecord, RunManifest, RunRecord, ShardFacts, ShardReport
-from schemas.sample import SampleRow, SampleStatus, ShardStatus
+from schemas.sample import SampleStatus, ShardStatus
 from schemas.search import SearchRequest
 from schemas.taxonomy import Label, Taxonomy
 from storage.embeddings import embedded_shards
@@ -93,20 +94,7 @@ def make_store(folder: Folder, shards: int, rows: int) -> None:
 def _make_shard(folder: Folder, shard: str, count: int, random: np.random.Generator, now: datetime) -> ShardReport:
     embeddings = random.standard_normal((count, WIDTH), np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    rows = tuple(
-        SampleRow(
-            key=f"pictures/{shard}-{sample:06d}",
-            shard=shard,
-            sample=sample,
-            status=SampleStatus.OK,
-            error=None,
-            width=640,
-            height=480,
-            bytes=50_000 + sample,
-            sha256=f"{int(shard) * count + sample:064x}",
-        )
-        for sample in range(count)
-    )
+    rows = tuple(sample_row(shard, sample) for sample in range(count))
     fingerprint = Fingerprint(size=1, tag=shard)
     facts = ShardFacts(fingerprint=fingerprint, status=ShardStatus.OK, error=None, members={}, max_pixels=1)
     features = ShardFeatures(facts=facts, rows=rows, embeddings_ND=embeddings.astype(np.float16))

@@ -93,14 +93,15 @@ def choose_own_weights(
         seed: of the resampling.
     """
     draws_RN = np.random.default_rng([seed, 3]).integers(len(targets_NK), size=(RESAMPLES, len(targets_NK)))
+    candidates = list(_simple_weights(tuple(standardised)))
     own: dict[int, dict[Branch, float]] = {}
     for column in np.flatnonzero(rankable_labels(targets_NK) & ((targets_NK == 1).sum(axis=0) >= OWN_POSITIVES)):
         targets_N = targets_NK[:, column]
         logits = {kind: logits_NK[:, column] for kind, logits_NK in standardised.items()}
-        tried = {name: _fused(logits, weights) for name, weights in enumerate(_simple_weights(tuple(logits)))}
-        best = max(tried, key=lambda name: average_precision(tried[name], targets_N))
+        tried = [_fused(logits, weights) for weights in candidates]
+        best = int(np.argmax([average_precision(tried_N, targets_N) for tried_N in tried]))
         if _is_better(tried[best], _fused(logits, shared), targets_N, draws_RN):
-            own[int(column)] = list(_simple_weights(tuple(logits)))[best]
+            own[int(column)] = candidates[best]
     return own
 
 

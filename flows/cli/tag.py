@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from flows.cli.options import BatchSize, Device, Name, Shards, TaxonomyFile, with_settings
 from flows.cli.orchestration import run_flow
 from flows.cli.output import Json, Store, print_json, print_lines, print_summary, say, stderr, stoppable
 
@@ -21,8 +22,8 @@ def register(app: typer.Typer) -> None:
 
 
 def tag(
-    shards: Annotated[list[str], typer.Argument(help="URLs, globs or {00000..00999} ranges of tar shards.")],
-    taxonomy: Annotated[str, typer.Option(help="Taxonomy file (path or URL).")],
+    shards: Shards,
+    taxonomy: TaxonomyFile,
     model: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +41,7 @@ def tag(
     local: Annotated[
         bool, typer.Option("--local", help="clip: also look at the patch that fits best; finds small objects.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Dataset name.  [default: the shards' folder]")] = None,
+    name: Name = None,
     labels: Annotated[
         str, typer.Option(help="all; new (not yet scored on this dataset's tagged shards); or ids: dog,cat.")
     ] = "all",
@@ -48,8 +49,8 @@ def tag(
     top_k: Annotated[
         int | None, typer.Option(help="Labels kept per image whatever their score.  [default: 20]")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.  [default: 32]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.  [default: auto]")] = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
     max_bad: Annotated[
         float | None, typer.Option(help="Share of failed images above which the run ends early, e.g. 0.05.")
     ] = None,
@@ -75,7 +76,7 @@ def tag(
 
     Example: clipdecoder tag "s3://bucket/{00000..00999}.tar" --taxonomy taxonomy.yaml --store s3://bucket/store
     """
-    from schemas.config import load_settings, tag_request
+    from schemas.config import TagRequest, load_settings, tag_request
 
     settings = load_settings()
     given = {
@@ -96,7 +97,7 @@ def tag(
         name=name,
         labels=labels,
         retry_failed=retry_failed,
-        **_with_defaults(given, settings),
+        **with_settings(TagRequest, given),
     )
     if dry_run:
         _estimate(request, as_json)
@@ -127,14 +128,6 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
         from flows.tag import tag as tag_flow
 
         return cast("TagSummary", run_flow(tag_flow, request))
-
-
-def _with_defaults(given: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the options given, each missing one as the settings have it."""
-    from schemas.config import Settings, TagRequest
-
-    names = TagRequest.model_fields.keys() & Settings.model_fields.keys()
-    return {name: getattr(settings, name) if given.get(name) is None else given[name] for name in names}
 
 
 def _estimate(request: TagRequest, as_json: bool) -> None:
