@@ -1,6 +1,6 @@
 # Everything a person or CI runs. Each target installs what it needs on a machine with python3 >= 3.11 and venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-e2e test-gpu browser check format bench lock clean
+.PHONY: help install demo docs test test-e2e test-gpu browser check format bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,9 @@ check: install ## Lint, format, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install ## Build the site of docs/ into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: install ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -53,4 +56,4 @@ lock: ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras pyproject.toml -o requirements.lock
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The demo as a new user runs it, and the README's queries on the store it leaves."""
+"""The demo as a new user runs it, and the documents' queries on the store it leaves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("clipdecoder"))
-COOKBOOK = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+QUERIES = [query for page in DOCUMENTS for query in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
 def demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -67,10 +68,10 @@ def test_the_demo_replaces_itself_and_nothing_else(
 
 
 def test_there_are_ten_useful_queries() -> None:
-    assert len(COOKBOOK) >= 10
+    assert len(QUERIES) >= 10
 
 
-@pytest.mark.parametrize("query", COOKBOOK)
-def test_every_query_of_the_readme_runs(played: tuple[Path, subprocess.CompletedProcess[str]], query: str) -> None:
+@pytest.mark.parametrize("query", QUERIES)
+def test_every_query_of_the_documents_runs(played: tuple[Path, subprocess.CompletedProcess[str]], query: str) -> None:
     with open_catalog(str(played[0] / "demo" / "store")) as connection:
         run_query(connection, query)
