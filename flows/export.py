@@ -1,15 +1,16 @@
-"""`export`: from a query to shards of their own, or to a file of labels."""
+"""`export`: from a query to shards of their own, or to labels, with the pictures or without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from schemas.errors import RequestError, one_of
 from schemas.export import ExportRecord, ExportRequest, ExportSummary, Format, SourceShard
+from schemas.manifest import ShardReport
 from storage.catalog import open_catalog
+from storage.exports.labels import LabelsTarget, parse_labels_target, write_labels
 from storage.exports.selection import Selection, select_samples
 from storage.exports.shards import MANIFEST, export_shards
-from storage.exports.tables import write_labels
 from storage.files import Folder
 from storage.labels import current_taxonomies
 from storage.pack import ShardTarget, parse_target
@@ -40,28 +41,34 @@ def run_export(request: ExportRequest, watch: Watch = lambda done, total: None) 
         RequestError: the query, the target or the store is not right. Nothing was touched.
         RunError: the target could not be written any more; the same request goes on.
     """
-    target = parse_target(request.to) if request.format == "webdataset" else None
+    shards = request.format == "webdataset"
+    target = parse_target(request.to) if shards else parse_labels_target(request.to, request.format)
     with open_catalog(request.store, model_id=request.model) as connection:
         selection = select_samples(connection, request.sql)
-    if target is None:
-        write_labels(request.to, selection, request.format)
-        return _labels_summary(request, selection)
+    if isinstance(target, LabelsTarget):
+        return _labels_summary(request, target, selection, watch)
     return _shards_summary(request, target, selection, watch)
 
 
-def _labels_summary(request: ExportRequest, selection: Selection) -> ExportSummary:
+def _labels_summary(request: ExportRequest, target: LabelsTarget, selection: Selection, watch: Watch) -> ExportSummary:
+    sources = None
+    if request.pictures:
+        sources = _sources(selection, current_reports(read_runs(Folder(request.store))))
+    written = write_labels(target, selection, request.format, sources, watch)
+    rows = written.selection.rows
     return ExportSummary(
         format=request.format,
         to=request.to,
         model_id=selection.model_id,
-        samples=selection.rows.num_rows,
-        tags=sum(map(len, selection.rows["tags"].to_pylist())),
-        files=(request.to,),
+        samples=rows.num_rows,
+        tags=sum(map(len, rows["tags"].to_pylist())),
+        files=written.files,
+        pictures=written.pictures,
         manifest=None,
         kept=0,
         renamed=0,
         untagged=0,
-        missing=(),
+        missing=written.missing,
     )
 
 
@@ -100,14 +107,19 @@ def _record(request: ExportRequest, selection: Selection, folder: Folder, runs: 
         samples=selection.rows.num_rows,
         renamed=selection.renamed,
         digest=selection.digest,
-        sources=tuple(
-            SourceShard(
-                dataset=dataset,
-                shard=shard,
-                url=reports[dataset, shard].url,
-                fingerprint=reports[dataset, shard].fingerprint,
-                samples=count,
-            )
-            for (dataset, shard), count in selection.places.items()
-        ),
+        sources=_sources(selection, reports),
+    )
+
+
+def _sources(selection: Selection, reports: Mapping[tuple[str, str], ShardReport]) -> tuple[SourceShard, ...]:
+    """Return the shards that chosen samples are read from."""
+    return tuple(
+        SourceShard(
+            dataset=dataset,
+            shard=shard,
+            url=reports[dataset, shard].url,
+            fingerprint=reports[dataset, shard].fingerprint,
+            samples=count,
+        )
+        for (dataset, shard), count in selection.places.items()
     )

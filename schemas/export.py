@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.manifest import Fingerprint
 from schemas.record import Record
 
-Format = Literal["webdataset", "csv", "parquet", "coco"]
+Format = Literal["webdataset", "csv", "parquet", "coco", "labelstudio", "fiftyone"]
 
 # Under this key the tags stand in a sample's `.json`.
 TAGS_KEY = "clipdecoder"
@@ -32,6 +32,7 @@ class ExportRequest(BaseModel):
     format: Format = "webdataset"
     model: str | None = Field(default=None, description="whose tags; None: the promoted model's")
     samples_per_shard: int = Field(default=1000, ge=1)
+    pictures: bool = Field(default=False, description="copy the pictures beside a file of labels; shards have theirs")
 
 
 class ExportLabel(Record):
@@ -104,7 +105,8 @@ class ExportSummary(Record):
     model_id: str | None
     samples: int  # written, or kept from before
     tags: int
-    files: tuple[str, ...]  # shards, or the file of labels
+    files: tuple[str, ...]  # shards, or the files of labels
+    pictures: str | None = None  # URL of the folder with copied pictures
     manifest: str | None  # URL; labels alone have none
     kept: int  # shards that were whole already
     renamed: int
@@ -123,6 +125,7 @@ class ExportSummary(Record):
         lines = [
             f"samples: {self.samples}, tags: {self.tags}, {model}",
             f"files: {len(self.files)}" + (f" ({self.files[0]}{last})" if self.files else ""),
+            *([f"pictures: {self.pictures}"] if self.pictures else []),
             *([f"manifest: {self.manifest}"] if self.manifest else []),
         ]
         if self.kept:

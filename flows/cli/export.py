@@ -18,9 +18,15 @@ def export(
     sql: Annotated[str, typer.Option("--sql", help="One SELECT that yields key; dataset and shard where keys repeat.")],
     to: Annotated[str, typer.Option("--to", help='Path or URL: shards like "out/{:05d}.tar", or a file of labels.')],
     format: Annotated[
-        Literal["webdataset", "csv", "parquet", "coco"] | None,
-        typer.Option(help="Shards, or labels without pictures.  [default: by the suffix .tar .csv .parquet .json]"),
+        Literal["webdataset", "csv", "parquet", "coco", "labelstudio", "fiftyone"] | None,
+        typer.Option(
+            help="Shards, or labels alone. labelstudio and fiftyone are folders.  "
+            "[default: by the suffix .tar .csv .parquet .json (coco)]"
+        ),
     ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Copy the pictures too, into data/ beside labels.")
+    ] = False,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in each shard but the last.")] = 1000,
     model: Annotated[str | None, typer.Option(help="Write this model's tags.  [default: the promoted model's]")] = None,
     store: Store = None,
@@ -49,9 +55,10 @@ def export(
         format=format or format_of(to),
         model=model,
         samples_per_shard=samples_per_shard,
+        pictures=pictures,
     )
     console = stderr()
     with stoppable(), Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("writing shards", total=None)
+        bar = progress.add_task("writing", total=None)
         summary = run_export(request, lambda done, total: progress.update(bar, completed=done, total=total))
     print_summary(summary, as_json=as_json)

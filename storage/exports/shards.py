@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import RequestError, RunError, ShardError, StoreError
-from schemas.export import ExportedShard, ExportManifest, ExportRecord, MissingSamples
-from schemas.sample import Sample
+from schemas.errors import RequestError, RunError, StoreError
+from schemas.export import ExportedShard, ExportManifest, ExportRecord
 from schemas.tables import EXPORT_INDEX
 from storage.exports.side_files import with_tags
-from storage.exports.sources import SourceReader
+from storage.exports.sources import Originals
 from storage.pack import ShardTarget, add_member, check_is_free
 from storage.records import find_json, write_json
 
@@ -96,7 +94,6 @@ class _Export:
     target: ShardTarget
     record: ExportRecord
     rows: pa.Table
-    missing: dict[tuple[str, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.folder = self.target.folder
@@ -110,12 +107,12 @@ class _Export:
         if kept < total:
             self.folder.remove(MANIFEST)
         shards: list[ExportedShard] = []
-        with closing(SourceReader(self.record.sources)) as sources:
+        with closing(Originals(self.record.sources)) as originals:
             for number, found in whole.items():
-                shard = found or self._write(number, sources)
+                shard = found or self._write(number, originals)
                 shards += [shard] if shard.samples else []
                 watch(number + 1, total)
-        manifest = ExportManifest(record=self.record, shards=tuple(shards), missing=tuple(self._missing()))
+        manifest = ExportManifest(record=self.record, shards=tuple(shards), missing=originals.missing)
         write_json(self.folder, MANIFEST, manifest)
         return ShardsWritten(manifest=manifest, kept=kept)
 
@@ -134,7 +131,7 @@ class _Export:
             return None
         return shard if same else None
 
-    def _write(self, number: int, sources: SourceReader) -> ExportedShard:
+    def _write(self, number: int, originals: Originals) -> ExportedShard:
         """Write a shard and its index; neither, if none of its samples can be copied."""
         name = self.target.name(number)
         size = self.record.samples_per_shard
@@ -142,7 +139,7 @@ class _Export:
         copied: list[dict[str, Any]] = []
         untagged: list[str] = []
         with self.folder.create(name) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for row, sample in self._samples(self.rows.slice(number * size, size), sources):
+            for row, sample in originals.of(self.rows.slice(number * size, size)):
                 tagged = with_tags(sample.side.get("json"), self._said(row))
                 untagged += [row["key"]] if tagged is None else []
                 side = sample.side if tagged is None else {**sample.side, "json": tagged}
@@ -162,26 +159,6 @@ class _Export:
         if copied:
             self._write_index(shard, copied)
         return shard
-
-    def _samples(self, rows: pa.Table, sources: SourceReader) -> Iterator[tuple[dict[str, Any], Sample]]:
-        """Yield the rows whose sample can be copied, with it, and note the others."""
-        for row in rows.to_pylist():
-            if row["sha256"] is None:
-                self._note(row, f"no bytes of theirs can be read: {row['status']}")
-                continue
-            try:
-                sample = sources.sample(row)
-            except ShardError as error:
-                self._note(row, f"{error.status}: {error}")
-            else:
-                yield row, sample
-
-    def _note(self, row: dict[str, Any], reason: str) -> None:
-        self.missing[row["dataset"], row["shard"], reason].append(row["source_key"])
-
-    def _missing(self) -> Iterator[MissingSamples]:
-        for (dataset, shard, reason), keys in self.missing.items():
-            yield MissingSamples(dataset=dataset, shard=shard, reason=reason, keys=tuple(keys))
 
     def _said(self, row: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from schemas.errors import ShardError
-from schemas.export import SourceShard
+from schemas.export import MissingSamples, SourceShard
 from schemas.sample import MemberCounts, Sample, ShardStatus
 from storage.shards import check_bytes, iter_samples
 
 
-class SourceReader:
-    """Reads samples that are asked for in the order of their shards. Close it: a shard is open in between."""
+class Originals:
+    """The samples of chosen rows, as they stand in their shards; what cannot be read is noted. Close it."""
+
+    def __init__(self, sources: Iterable[SourceShard]) -> None:
+        self._reader = _SourceReader(sources)
+        self._missing: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+
+    @property
+    def missing(self) -> tuple[MissingSamples, ...]:
+        """What could not be read so far, by shard and reason."""
+        return tuple(
+            MissingSamples(dataset=dataset, shard=shard, reason=reason, keys=tuple(keys))
+            for (dataset, shard, reason), keys in self._missing.items()
+        )
+
+    def of(self, rows: pa.Table) -> Iterator[tuple[dict[str, Any], Sample]]:
+        """Yield the rows whose sample can be read, with it. Rows are in the order of their shards."""
+        for row in rows.to_pylist():
+            if row["sha256"] is None:
+                self._note(row, f"no bytes of theirs can be read: {row['status']}")
+                continue
+            try:
+                sample = self._reader.sample(row)
+            except ShardError as error:
+                self._note(row, f"{error.status}: {error}")
+            else:
+                yield row, sample
+
+    def close(self) -> None:
+        """Close the shard that is open."""
+        self._reader.close()
+
+    def _note(self, row: dict[str, Any], reason: str) -> None:
+        self._missing[row["dataset"], row["shard"], reason].append(row["source_key"])
+
+
+class _SourceReader:
+    """Reads samples that are asked for in the order of their shards. A shard is open in between."""
 
     def __init__(self, sources: Iterable[SourceShard]) -> None:
         self._sources = {(source.dataset, source.shard): source for source in sources}

@@ -12,35 +12,27 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from schemas.errors import RequestError
 from schemas.export import ExportLabel, Format
 from schemas.tables import EXPORTED_LABELS
 from storage.exports.selection import Selection
-from storage.files import Folder
 
 
-def write_labels(to: str, selection: Selection, format: Format) -> None:
-    """Write a file at any fsspec URL. A file of that name is replaced.
+def table_file(selection: Selection, format: Format) -> bytes:
+    """Return the file of a format that is one file.
 
     `parquet`: a row for each sample, `tags` a list of label_id and score. `csv`: the same, with `labels` and `scores`
     joined by `;`, the surest first. `coco`: pictures, categories, and for each tag an annotation with its score whose
-    box is the whole picture; `file_name` is the key, with its shard where keys repeat.
-
-    Raises:
-        RequestError: `to` names no file.
-        StoreError: it cannot be written.
+    box is the whole picture; `file_name` is the copied picture, else the key, with its shard where keys repeat. Tables
+    have a column `file` where pictures were copied.
     """
-    folder, slash, name = to.rpartition("/")
-    if not name:
-        raise RequestError(f"--to {to!r} is a folder; name a file in it")
-    data = _coco(selection) if format == "coco" else _table(_labels(selection.rows), format)
-    Folder(folder or slash or ".").write_bytes(name, data)
+    return _coco(selection) if format == "coco" else _table(_labels(selection.rows), format)
 
 
 def _labels(rows: pa.Table) -> pa.Table:
     """Return the rows with the keys of their shards, as tables have them."""
     table = rows.select(EXPORTED_LABELS.names).cast(EXPORTED_LABELS)
-    return table.rename_columns(["key" if name == "source_key" else name for name in table.column_names])
+    table = table.rename_columns(["key" if name == "source_key" else name for name in table.column_names])
+    return table.append_column("file", rows["file"]) if "file" in rows.column_names else table
 
 
 def _table(table: pa.Table, format: Format) -> bytes:
@@ -71,7 +63,8 @@ def _coco(selection: Selection) -> bytes:
 
 def _image(place: int, row: dict[str, Any]) -> dict[str, Any]:
     names = ("width", "height", "dataset", "shard", "sample", "sha256")
-    return {"id": place, "file_name": row["key"], "key": row["source_key"]} | {name: row[name] for name in names}
+    file_name = row.get("file") or row["key"]
+    return {"id": place, "file_name": file_name, "key": row["source_key"]} | {name: row[name] for name in names}
 
 
 def _category(place: int, label: ExportLabel) -> dict[str, Any]:
