@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from clipdecoder.training.targets import Targets
 
 MAX_UNKNOWN = 20  # words named in a report
+IMAGES_AT_ONCE = 256  # whose patch tokens are in memory while they are gathered
 _EXAMPLE = '{"labels": ["dog", "red car"]}'
 
 Watch = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -146,6 +147,7 @@ class _Gathering:
     finder: TruthFinder
     only: Callable[[SampleRow], bool]
     tokens: Pile | None
+    of_shard: Pile | None  # the tokens of all images of the shard at hand, as they come
     pixels: Pile | None
     rows: list[SampleRow] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
@@ -177,7 +179,8 @@ class _Gathering:
         self.datasets += [dataset] * len(rows)
         self.embeddings.append(features.embeddings_ND[places])
         if self.tokens is not None and features.tokens_NTC is not None:
-            self.tokens.add(features.tokens_NTC[places])
+            for start in range(0, len(places), IMAGES_AT_ONCE):
+                self.tokens.add(features.tokens_NTC[places[start : start + IMAGES_AT_ONCE]])
         return rows
 
 
@@ -211,6 +214,7 @@ def gather(
             finder=TruthFinder(taxonomy=taxonomy, answers=answers),
             only=only,
             tokens=room.pile("tokens", np.float16, encoder.token_shape, expected) if tokens else None,
+            of_shard=room.pile("tokens-of-shard", np.float16, encoder.token_shape, 0) if tokens else None,
             pixels=room.pile("pixels", np.uint8, (*encoder.transform.size, 3), expected) if pixels else None,
         )
         for done, ((wanted, ref), labels) in enumerate(zip(shards, said, strict=True)):
@@ -260,7 +264,9 @@ def _add_shard(
     if not said.samples and not gathering.finder.answers.speak_of(wanted.dataset, ref.shard):
         return
     try:
-        features = shard_features(wanted, ref, encoder, StageClock())[0]
+        if gathering.of_shard is not None:
+            gathering.of_shard.clear()
+        features = shard_features(wanted, ref, encoder, StageClock(), pile=gathering.of_shard)[0]
     except ShardError as error:
         raise _unreadable(error) from error
     rows = gathering.add_shard(wanted.dataset, ref.shard, said, features)
@@ -270,13 +276,10 @@ def _add_shard(
 
 def _add_pixels(pile: Pile, ref: ShardRef, rows: Sequence[SampleRow], encoder: ImageEncoder, max_pixels: int) -> None:
     """Decode the pictures of a shard that were just added, once more: training reads them many times."""
-    from clipdecoder.encoders.images import decode_image
-
     added = {row.sample for row in rows}
     for sample in iter_samples(ref.url, MemberCounts()):
         if sample.sample in added:
-            picture = decode_image(sample.data, max_pixels=max_pixels)
-            pile.add(encoder.transform.to_pixels(picture, max_pixels=max_pixels)[None])
+            pile.add(encoder.transform.read(sample.data, max_pixels=max_pixels).pixels_HWC[None])
 
 
 def _check(gathering: _Gathering, num_shards: int, taxonomy: Taxonomy) -> None:

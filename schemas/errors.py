@@ -75,11 +75,12 @@ class ShardError(ClipdecoderError):
 
 
 class SampleError(ClipdecoderError):
-    """One image cannot be scored. `status` and `detail` become its row."""
+    """One image cannot be scored. `status` and `detail` become its row, and its `size` where it could be decoded."""
 
-    def __init__(self, status: SampleStatus, detail: str) -> None:
+    def __init__(self, status: SampleStatus, detail: str, size: tuple[int, int] | None = None) -> None:
         self.status = status
         self.detail = detail
+        self.size = size  # width, height as a person sees it
         super().__init__(f"{status}: {detail}")
 
 

@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from clipdecoder.encoders.backbone import open_clip_backbone
 from clipdecoder.encoders.encoder import EncoderFacts, ImageEncoder, weights_digest
-from clipdecoder.encoders.images import DECODE_POLICY
 from clipdecoder.encoders.open_clip_models import OpenClipModel
 from clipdecoder.encoders.text import average_texts, text_problems, tokenizer_digest
 from clipdecoder.encoders.transforms import ImageTransform
+from schemas.decoding import Decode, decoding_name
 from schemas.digests import digest_of
 from schemas.errors import TaxonomyError
+from schemas.precision import Precision, precision_name
 from schemas.taxonomy import Taxonomy, VocabularyLabel
 
 
@@ -65,19 +66,21 @@ class OpenClipText:
             return F.normalize(embeddings_MD.float(), dim=-1)
 
 
-def open_clip_encoders(loaded: OpenClipModel, device: torch.device) -> tuple[ImageEncoder, OpenClipText]:
+def open_clip_encoders(
+    loaded: OpenClipModel, device: torch.device, decode: Decode = "exact", precision: Precision = "float32"
+) -> tuple[ImageEncoder, OpenClipText]:
     """Return the two towers on the device: they share the space that the model was trained for."""
-    transform = ImageTransform(loaded.preprocess, device)
+    transform = ImageTransform(loaded.preprocess, device, decode)
     visual_identity, text_encoder_id = _identities(loaded, transform)
     facts = EncoderFacts(
-        name=loaded.name,
+        name=precision_name(decoding_name(loaded.name, decode), precision),
         architecture=loaded.architecture,
         embedding_width=loaded.config["embed_dim"],
         joint_text_id=text_encoder_id,
         identity=visual_identity,
     )
     network: Any = loaded.network
-    image = ImageEncoder(open_clip_backbone(network.visual), transform, facts, device)
+    image = ImageEncoder(open_clip_backbone(network.visual), transform, facts, device, precision)
     return image, OpenClipText(loaded, text_encoder_id, device)
 
 
@@ -95,7 +98,7 @@ def _identities(loaded: OpenClipModel, transform: ImageTransform) -> tuple[dict[
     shared = {key: loaded.config.get(key) for key in ("embed_dim", "multimodal_cfg")}
     shared["quick_gelu"] = bool(loaded.config.get("quick_gelu", False))
     vision_cfg, text_cfg = _tower_configs(loaded.config)
-    visual_identity = {"config": vision_cfg, "preprocess": transform.describe(), "decode": DECODE_POLICY}
+    visual_identity = {"config": vision_cfg, "preprocess": transform.describe(), "decode": transform.decode_policy}
     text_identity = {
         "weights": weights_digest(text),
         "config": text_cfg,

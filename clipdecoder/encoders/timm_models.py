@@ -18,11 +18,12 @@ from torch import nn
 
 from clipdecoder.encoders.backbone import TimmBackbone
 from clipdecoder.encoders.encoder import EncoderFacts, ImageEncoder, blank_features
-from clipdecoder.encoders.images import DECODE_POLICY
 from clipdecoder.encoders.open_clip_models import LOAD_ERRORS
 from clipdecoder.encoders.timm_specs import CONFIG_FILE, WEIGHTS_FILE, TimmRequest, parse_timm
 from clipdecoder.encoders.transforms import ImageTransform, TimmPreprocess
+from schemas.decoding import Decode, decoding_name
 from schemas.errors import ModelError
+from schemas.precision import Precision, precision_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,9 @@ def load_timm(spec: str) -> TimmModel:
     )
 
 
-def timm_encoder(loaded: TimmModel, device: torch.device) -> ImageEncoder:
+def timm_encoder(
+    loaded: TimmModel, device: torch.device, decode: Decode = "exact", precision: Precision = "float32"
+) -> ImageEncoder:
     """Return the model as an image encoder, after one blank picture went through it.
 
     Raises:
@@ -75,9 +78,9 @@ def timm_encoder(loaded: TimmModel, device: torch.device) -> ImageEncoder:
         ) from error
     if features.embeddings_BD.ndim != 2:
         raise ModelError(f"{loaded.name} does not pool: it gives {tuple(features.embeddings_BD.shape)} for one picture")
-    transform = ImageTransform(loaded.preprocess, device)
+    transform = ImageTransform(loaded.preprocess, device, decode)
     facts = EncoderFacts(
-        name=loaded.name,
+        name=precision_name(decoding_name(loaded.name, decode), precision),
         architecture=loaded.architecture,
         embedding_width=features.embeddings_BD.shape[1],
         joint_text_id=None,
@@ -86,10 +89,10 @@ def timm_encoder(loaded: TimmModel, device: torch.device) -> ImageEncoder:
             "architecture": loaded.architecture,
             "arguments": loaded.arguments,
             "preprocess": transform.describe(),
-            "decode": DECODE_POLICY,
+            "decode": transform.decode_policy,
         },
     )
-    return ImageEncoder(backbone, transform, facts, device)
+    return ImageEncoder(backbone, transform, facts, device, precision)
 
 
 def _fetch(request: TimmRequest) -> nn.Module:
