@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from flows.backfill import BackfillOutcome, BackfillPlan
-from flows.run import RunOutcome, ShardTrouble
+from flows.run import RunOutcome
+from flows.shard_job import ShardTrouble
 from flows.taxonomy_cost import TaxonomyCost, cost_of
 from flows.taxonomy_summary import dataset_line
 from schemas.sample import SampleStatus

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 _DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -21,9 +23,24 @@ def make_prefect_quiet() -> None:
 
 
 def share_processors() -> None:
-    """Let torch's threads sleep while they wait for each other.
+    """Let torch have a thread for each core that is ours, and let threads sleep while they wait for each other.
 
     They would spin, and where another process has one of the processors, each step of a training then waits for a
     time slice: 1.3 seconds instead of 0.2, measured on two processors beside one busy process.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many cores this process may use: in a container they can be fewer than the machine has.
+
+    Args:
+        quota: where Linux says how much of the processors a container may use: microseconds in how many, or "max".
+    """
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+        return max(1, min(ours, math.ceil(int(allowed) / int(period))))
+    except (OSError, ValueError):
+        return ours

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from clipdecoder.clock import StageClock
-from flows.features import stored_features
+from flows.batch_sizes import choose_batch_size
 from flows.plan import TagPlan
-from flows.reading import ShardReading, require_fingerprint
 from flows.run import make_scorer, pending_shards
-from flows.shard_job import Scorer, score_columns, score_features
-from schemas.errors import ShardError
+from flows.shard_job import Scorer, ShardTrouble, Trial, tag_shards
+from flows.stages import limit
+from schemas.manifest import ShardReport
 from storage.files import Folder
-from storage.parts import write_features, write_samples, write_scores, write_tokens
+from storage.parts import count_image_bytes
 from storage.patterns import ShardRef
 
 SAMPLE_IMAGES = 256
@@ -37,7 +34,7 @@ class TagEstimate(BaseModel):
     images_expected: int = 0
     images_per_second: float = 0.0  # end to end, as measured on the sample
     stage_images_per_second: dict[str, float] = {}
-    limit: str | None = None  # the slowest stage
+    limit: str | None = None  # the stage that had the least idle time, e.g. "decode-bound: 4 threads, 96 % busy"
     hours: float = 0.0
     output_bytes: int = 0
     token_bytes_per_image: int | None = None  # of patch tokens that are to be kept
@@ -56,10 +53,8 @@ class TagEstimate(BaseModel):
         return [
             f"{head}, about {self.images_expected:,} images in {self.pending_bytes / 1e9:.3f} GB",
             f"- measured on {self.sampled} images: {self.images_per_second:,.0f} images per second end to end",
-            *(
-                f"- {stage}: {rate:,.0f} images per second{' (the limit)' * (stage == self.limit)}"
-                for stage, rate in stages
-            ),
+            *(f"- {stage}: {rate:,.0f} images per second" for stage, rate in stages),
+            *([] if self.limit is None else [f"- {self.limit}"]),
             f"- expect {self.hours:.2f} hours and {self.output_bytes / 1e6:,.1f} MB of output",
             *([] if tokens is None else [f"- {tokens:,} bytes of it are patch tokens, for each image"]),
         ]
@@ -75,6 +70,7 @@ class Measured:
     token_bytes: int
     wall_seconds: float
     stage_seconds: dict[str, float]  # of wall time: decode is shared by its threads
+    limit: str | None
 
 
 def estimate_tag(plan: TagPlan) -> TagEstimate:
@@ -95,55 +91,40 @@ def _estimate(plan: TagPlan) -> TagEstimate:
         return estimate
     scorer = make_scorer(plan)
     for ref in pending:
-        with suppress(ShardError):
-            _measure(plan, ref, scorer, plan.request.batch_size)  # a model's first batches are slow
-            measured = _measure(plan, ref, scorer, SAMPLE_IMAGES)
-            if measured.images:
-                return _extrapolate(estimate, measured)
+        # A model's first batches are slow.
+        _measure(plan, ref, scorer, choose_batch_size(plan.request.batch_size, scorer.encoder))
+        measured = _measure(plan, ref, scorer, SAMPLE_IMAGES)
+        if measured is not None and measured.images:
+            return _extrapolate(estimate, measured)
     return estimate
 
 
-def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> Measured:
-    """Do everything to a shard's first images that a run does, writing to memory.
-
-    Raises:
-        ShardError: the shard cannot be read.
-    """
-    clock, started = StageClock(), time.perf_counter()
-    wanted = plan.features(tokens=scorer.vocabulary.needs_tokens)
-    features = stored_features(wanted, ref, clock)
-    from_store = features is not None and (features.tokens_NTC is not None or not wanted.wants_tokens)
-    if features is None or not from_store:
-        reading = ShardReading(ref=ref, wanted=wanted, clock=clock, max_samples=max_images)
-        features = reading.embed(scorer.encoder, require_fingerprint(ref))
-    kept = score_features(plan, features, scorer, clock)
-    memory = Folder(f"memory://estimate-{uuid.uuid4().hex}")
-    token_bytes = 0
-    with clock.stage("write"):
-        parts = [
-            write_samples(memory, "samples.parquet", features.rows),
-            write_scores(memory, "scores.parquet", ref.shard, score_columns(kept, features, scorer.label_ids)),
-        ]
-        if not from_store:
-            parts.append(write_features(memory, "features.parquet", features))
-        if not from_store and wanted.store_tokens:
-            parts.append(write_tokens(memory, "tokens.parquet", features))
-            token_bytes = parts[-1].bytes
-    memory.fs.rm(memory.root, recursive=True)
-    return Measured(
-        images=len(features.rows),
-        image_bytes=sum(row.bytes for row in features.rows),
-        output_bytes=sum(part.bytes for part in parts),
-        token_bytes=token_bytes,
-        wall_seconds=time.perf_counter() - started,
-        stage_seconds=_wall_seconds(clock.seconds, plan.request.decode_threads),
+def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> Measured | None:
+    """Do everything to a shard's first images that a run does, writing to memory; None if it cannot be read."""
+    memory, started = Folder(f"memory://estimate-{uuid.uuid4().hex}"), time.perf_counter()
+    trial = Trial(into=memory, max_samples=max_images)
+    [report] = tag_shards(plan, [ref], scorer, lambda statuses: False, trial=trial)
+    wall_seconds = time.perf_counter() - started
+    if isinstance(report, ShardTrouble):
+        return None
+    sizes = memory.sizes("", ".parquet")
+    measured = Measured(
+        images=report.num_samples,
+        image_bytes=count_image_bytes(memory, report.parts["samples"]),
+        output_bytes=sum(sizes.values()),
+        token_bytes=sum(size for name, size in sizes.items() if name.startswith("tokens/")),
+        wall_seconds=wall_seconds,
+        stage_seconds=_wall_seconds(report),
+        limit=limit(report.seconds, report.queues),
     )
+    memory.fs.rm(memory.root, recursive=True)
+    return measured
 
 
-def _wall_seconds(seconds: dict[str, float], decode_threads: int) -> dict[str, float]:
+def _wall_seconds(report: ShardReport) -> dict[str, float]:
     """Return seconds of wall time per stage: decoding is counted once per thread that does it."""
-    threads = decode_threads or os.cpu_count() or 1
-    return {stage: value / threads if stage == "decode" else value for stage, value in seconds.items()}
+    threads = report.queues["files"].threads
+    return {stage: value / threads if stage == "decode" else value for stage, value in report.seconds.items()}
 
 
 def _extrapolate(estimate: TagEstimate, measured: Measured) -> TagEstimate:
@@ -155,7 +136,7 @@ def _extrapolate(estimate: TagEstimate, measured: Measured) -> TagEstimate:
             "images_expected": images,
             "images_per_second": measured.images / measured.wall_seconds,
             "stage_images_per_second": stages,
-            "limit": min(stages, key=lambda stage: stages[stage]),
+            "limit": measured.limit,
             "hours": images * measured.wall_seconds / measured.images / 3600,
             "output_bytes": round(images * measured.output_bytes / measured.images),
             "token_bytes_per_image": round(measured.token_bytes / measured.images) or None,

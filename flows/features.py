@@ -5,25 +5,23 @@ Shapes: N samples that could be decoded, D embedding width, T patch tokens, C to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from clipdecoder.clock import StageClock
-from flows.reading import KnownSample, ShardReading, require_fingerprint
-from schemas.sample import SampleStatus, ShardStatus
+from flows.reading import ShardReading
+from flows.scratch import Pile
+from flows.shard_rows import ShardRows
+from schemas.errors import StoreError
+from schemas.manifest import QueueFacts, ShardFacts
 from storage.files import Folder
-from storage.parts import (
-    ShardFeatures,
-    features_path,
-    read_features,
-    read_tokens,
-    tokens_path,
-    write_features,
-    write_tokens,
-)
+from storage.parts import ShardFeatures, features_path, write_features
 from storage.patterns import ShardRef
-from storage.shards import check_bytes
 from storage.side_labels import keep_side_labels
+from storage.tokens import StoredTokens, TokenChunk, TokenWriter, tokens_path
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import ImageEncoder
@@ -51,88 +49,145 @@ class FeatureRequest:
 
 
 def shard_features(
-    wanted: FeatureRequest, ref: ShardRef, encoder: ImageEncoder, clock: StageClock
+    wanted: FeatureRequest, ref: ShardRef, encoder: ImageEncoder, clock: StageClock, *, pile: Pile | None = None
 ) -> tuple[ShardFeatures, int]:
     """Return a shard's features and how many images were decoded for them: none, if the store has them already.
 
     Features that are made are stored at once, so that the next vocabulary needs no image; and so is what the side files
     say, so that no training reads the shard again for it.
 
+    Args:
+        wanted: which features, and how they are made.
+        ref: the shard.
+        encoder: makes them.
+        clock: is told what each stage took.
+        pile: an empty one, where patch tokens are put as they come; None: they are in memory.
+
     Raises:
         ShardError: the shard has no rows: it is missing, not a tar, or cannot be read; or it is not what the store
             remembers any more.
         StoreError: the store cannot be written.
     """
-    stored = stored_features(wanted, ref, clock)
-    complete = stored is not None and (stored.tokens_NTC is not None or not wanted.wants_tokens)
-    if stored is not None and complete and not (wanted.retry_failed and _has_failures(stored)):
-        return stored, 0
-    known = _good_samples(stored) if stored is not None and complete else {}
-    if wanted.remembered:
-        check_bytes(ref.url, require_fingerprint(ref))
-    reading = ShardReading(ref=ref, wanted=wanted, clock=clock, known=known)
-    made = reading.embed(encoder, require_fingerprint(ref))
-    with clock.stage("write"):
-        keep_side_labels(Folder(wanted.store), wanted.dataset, ref, reading.said)
-    return _keep(wanted, ref, stored, made, clock), reading.decoded
+    from clipdecoder.scoring.tagger import BatchTagger
+    from flows.pipeline import run_shards
+
+    reading = ShardReading(ref=ref, wanted=wanted, clock=clock)
+    rows = ShardRows(reading=reading, encoder=encoder, collect=wanted.wants_tokens, pile=pile)
+    tagger = BatchTagger(encoder, None, floor=0.0, top_k=0, tokens=wanted.wants_tokens)
+    [features] = run_shards([rows], tagger, wanted, _Keeping(FeatureKeeper(Folder(wanted.store))))
+    if reading.failed is not None or features is None:
+        raise reading.failed or AssertionError("a shard without features has failed")
+    return features, rows.decoded
 
 
-def stored_features(wanted: FeatureRequest, ref: ShardRef, clock: StageClock) -> ShardFeatures | None:
-    """Return the shard's features if the store has them, of the same bytes and limits, with tokens if it has them.
+class FeatureKeeper:
+    """Stores what is made of shards, in the thread that writes. Shards may come a piece at a time, and side by side."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._tokens: dict[ShardRows, _TokenFile] = {}
+
+    def keep_tokens(self, rows: ShardRows, chunk: TokenChunk) -> None:
+        """Store some patch tokens of a shard, which come in order."""
+        with rows.reading.clock.stage("write"):
+            if rows not in self._tokens:
+                self._tokens[rows] = _TokenFile(self._folder, rows)
+            self._tokens[rows].add(chunk)
+
+    def finish(self, rows: ShardRows) -> ShardFeatures:
+        """Store what is new of a shard's features and side labels, and return its features. It must not have failed.
+
+        Tokens are put in place behind the features that they belong to.
+        """
+        reading = rows.reading
+        features = rows.features()
+        if reading.from_store:
+            return features
+        with reading.clock.stage("write"):
+            wanted = reading.wanted
+            if reading.said is not None:
+                keep_side_labels(self._folder, wanted.dataset, reading.ref, reading.said)
+            stored = reading.stored
+            changed = stored is None or (features.facts, features.rows) != (stored.facts, stored.rows)
+            if changed:
+                path = features_path(wanted.encoder_id, wanted.dataset, reading.ref.shard)
+                write_features(self._folder, path, features)
+            if wanted.store_tokens and (changed or not reading.skips):
+                file = self._tokens.pop(rows, None) or _TokenFile(self._folder, rows)
+                file.finish(features.facts)
+        self.drop(rows)  # what was begun for a retry that changed nothing
+        return features
+
+    def drop(self, rows: ShardRows) -> None:
+        """Leave nothing behind of a shard's tokens, if they are not finished."""
+        file = self._tokens.pop(rows, None)
+        if file is not None:
+            file.abandon()
+
+    def close(self) -> None:
+        """Leave nothing behind of tokens that are not finished."""
+        for rows in list(self._tokens):
+            self.drop(rows)
+
+
+class _TokenFile:
+    """The tokens of a shard, in order: those that are made, and in between those that are stored already."""
+
+    def __init__(self, folder: Folder, rows: ShardRows) -> None:
+        wanted = rows.reading.wanted
+        path = tokens_path(wanted.encoder_id, wanted.dataset, rows.reading.ref.shard)
+        self._writer = TokenWriter(folder, path, *rows.encoder.token_shape)
+        self._stored = _rows_of(rows.reading.stored_tokens)
+        self._next = next(self._stored, None)
+
+    def add(self, chunk: TokenChunk) -> None:
+        if self._next is None:
+            self._writer.add(chunk)
+            return
+        for row, sample in enumerate(chunk.samples_R.tolist()):
+            self._copy_until(sample)
+            self._writer.add(TokenChunk(chunk.samples_R[row : row + 1], chunk.tokens_RTC[row : row + 1]))
+
+    def finish(self, facts: ShardFacts) -> int:
+        self._copy_until(np.iinfo(np.int32).max)
+        return self._writer.finish(facts)
+
+    def abandon(self) -> None:
+        self._writer.abandon()
+
+    def _copy_until(self, sample: int) -> None:
+        while self._next is not None and self._next.samples_R[0] < sample:
+            self._writer.add(self._next)
+            self._next = next(self._stored, None)
+
+
+class _Keeping:
+    """A `Sink` that keeps features and returns them; None for a shard that failed."""
+
+    def __init__(self, keeper: FeatureKeeper) -> None:
+        self._keeper = keeper
+        self.keep_tokens = keeper.keep_tokens
+        self.close = keeper.close
+
+    def finish(self, rows: ShardRows, queues: dict[str, QueueFacts]) -> ShardFeatures | None:
+        if rows.reading.failed is not None:
+            self._keeper.drop(rows)
+            return None
+        return self._keeper.finish(rows)
+
+    def enough(self, rows: ShardRows) -> bool:
+        return False
+
+
+def _rows_of(stored: StoredTokens | None) -> Iterator[TokenChunk]:
+    """Yield stored tokens image by image.
 
     Raises:
-        ShardError: the shard is not there.
+        StoreError: they were damaged since they were found.
     """
-    fingerprint = require_fingerprint(ref)
-    with clock.stage("features"):
-        folder = Folder(wanted.store)
-        path = features_path(wanted.encoder_id, wanted.dataset, ref.shard)
-        stored = read_features(folder, path, fingerprint, wanted.max_pixels)
-        if stored is None or not wanted.wants_tokens:
-            return stored
-        tokens_NTC = read_tokens(folder, tokens_path(wanted.encoder_id, wanted.dataset, ref.shard), stored)
-        return replace(stored, tokens_NTC=tokens_NTC)
-
-
-def _keep(
-    wanted: FeatureRequest, ref: ShardRef, stored: ShardFeatures | None, made: ShardFeatures, clock: StageClock
-) -> ShardFeatures:
-    """Store what is new of the features, and return them.
-
-    Samples that were good before keep their rows and embeddings: another batch size rounds otherwise, and scores from
-    embeddings must not change because somebody asked for tokens.
-    """
-    folder = Folder(wanted.store)
-    with clock.stage("write"):
-        if stored is not None:
-            made = _with_stored(stored, made)
-        if stored is None or (made.facts, made.rows) != (stored.facts, stored.rows):
-            write_features(folder, features_path(wanted.encoder_id, wanted.dataset, ref.shard), made)
-        if wanted.store_tokens:
-            write_tokens(folder, tokens_path(wanted.encoder_id, wanted.dataset, ref.shard), made)
-    return made
-
-
-def _with_stored(stored: ShardFeatures, made: ShardFeatures) -> ShardFeatures:
-    """Return what was made, with the stored row and embedding of each sample that was good before and is again."""
-    known, place = _good_samples(stored), {int(sample): place for place, sample in enumerate(made.ok_samples)}
-    again = known.keys() & place.keys()
-    embeddings_ND = made.embeddings_ND.copy()
-    for sample in again:
-        embeddings_ND[place[sample]] = known[sample].embedding
-    rows = tuple(known[row.sample].row if row.sample in again else row for row in made.rows)
-    return replace(made, rows=rows, embeddings_ND=embeddings_ND)
-
-
-def _has_failures(features: ShardFeatures) -> bool:
-    return len(features.ok_samples) < len(features.rows) or features.facts.status is not ShardStatus.OK
-
-
-def _good_samples(stored: ShardFeatures) -> dict[int, KnownSample]:
-    """Return what is known of the samples that need no second visit, by ordinal."""
-    good = [row for row in stored.rows if row.status is SampleStatus.OK]
-    tokens = stored.tokens_NTC if stored.tokens_NTC is not None else [None] * len(good)
-    return {
-        row.sample: KnownSample(row, embedding, own)
-        for row, embedding, own in zip(good, stored.embeddings_ND, tokens, strict=True)
-    }
+    try:
+        for chunk in stored.chunks() if stored is not None else ():
+            for row in range(len(chunk.samples_R)):
+                yield TokenChunk(chunk.samples_R[row : row + 1], chunk.tokens_RTC[row : row + 1])
+    except ValueError as error:
+        raise StoreError(f"{error}; remove it, and it is made again") from error

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.config import DEFAULT_MODEL
+from schemas.decoding import Decode, decoding_name, split_name
 from schemas.errors import ConfigError, ModelError, one_of
 from schemas.manifest import ModelRecord
+from schemas.precision import PrecisionOption, precision_name, split_precision
 from storage.checkpoints import check_id, read_calibration, read_weights
 from storage.files import Folder
 from storage.models import read_model, read_promotion
@@ -30,7 +32,13 @@ _trained: dict[tuple[str, str, str], TrainedModel] = {}
 _trained_lock = threading.Lock()
 
 
-def load_model(folder: Folder, model: str | None, device: str) -> Model:
+def load_model(
+    folder: Folder,
+    model: str | None,
+    device: str,
+    decode: Decode | None = None,
+    precision: PrecisionOption = "auto",
+) -> Model:
     """Return a model, loaded once per process.
 
     Args:
@@ -38,12 +46,23 @@ def load_model(folder: Folder, model: str | None, device: str) -> Model:
         model: `bundled:NAME`, `open_clip:NAME/TAG_OR_FILE`, a model id of the store, `current`, or None for the
             promoted model, and the bundled one in a store that has none.
         device: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+        decode: how files are to be decoded; None: as the model's name says.
+        precision: of the backbone; `auto`: of the promoted model, if it is of that name, else what is fast on the
+            device. A stored model has its own.
 
     Raises:
-        ModelError: it is unknown or unreadable, or a stored model's weights are no longer what they were.
+        ModelError: it is unknown or unreadable, a stored model's weights are no longer what they were, or it decodes
+            or computes otherwise than asked for.
     """
     spec, record = resolve_model(folder, model)
-    return load_recorded(folder, record, device) if record is not None else _load_zero_shot(spec, device)
+    if record is None:
+        name = decoding_name(spec, decode)
+        known = _promoted_name(folder) if precision == "auto" else None
+        again = known is not None and split_precision(known)[0] == name
+        return _load_zero_shot(known if known and again else precise_name(name, precision, device), device)
+    _check_decoding(record, decode)
+    _check_precision(record, precision)
+    return load_recorded(folder, record, device)
 
 
 def load_recorded(folder: Folder, record: ModelRecord, device: str) -> Model:
@@ -79,6 +98,46 @@ def resolve_model(folder: Folder, model: str | None) -> tuple[str, ModelRecord |
     model_id = promotion.model_id if promotion is not None and model in (None, "current") else str(model)
     record = read_model(folder, model_id)
     return record.name, record
+
+
+def _check_decoding(record: ModelRecord, decode: Decode | None) -> None:
+    bare, own = split_name(record.name)
+    if decode not in (None, own):
+        another = f"--model {bare}" if record.checkpoint is None else f"clipdecoder train --base {bare}"
+        raise ModelError(
+            f"model {record.model_id} decodes {own}, and {decode} was asked for; use --decode {own}, or make "
+            f"another model: {another} --decode {decode}"
+        )
+
+
+def precise_name(name: str, precision: PrecisionOption, device: str) -> str:
+    """Return a model's name with the suffix of a precision; `auto`: its own, else that which is fast on the device.
+
+    Raises:
+        ModelError: it has the suffix of another one, or the device cannot be had.
+    """
+    from clipdecoder.encoders.model import best_precision, find_device
+
+    if precision != "auto":
+        return precision_name(name, precision)
+    if split_precision(name)[1] != "float32":
+        return name
+    return precision_name(name, best_precision(find_device(device)))
+
+
+def _promoted_name(folder: Folder) -> str | None:
+    promotion = read_promotion(folder)
+    return read_model(folder, promotion.model_id).name if promotion is not None else None
+
+
+def _check_precision(record: ModelRecord, precision: PrecisionOption) -> None:
+    bare, own = split_precision(record.name)
+    if precision not in ("auto", own):
+        another = f"--model {bare}" if record.checkpoint is None else f"clipdecoder train --base {bare}"
+        raise ModelError(
+            f"model {record.model_id} computes in {own}, and {precision} was asked for; use --precision {own}, or make "
+            f"another model: {another} --precision {precision}"
+        )
 
 
 def choose_scorer(record: ModelRecord, scorer: str | None, *, local: bool) -> Scorer:

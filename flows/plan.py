@@ -86,7 +86,7 @@ def plan_tag(request: TagRequest) -> TagPlan:
     runs = read_runs(folder)
     dataset = request.name or default_name(found.root)
     check_dataset_root(dataset, found.root, runs)
-    model = load_model(folder, request.model, request.device)
+    model = load_model(folder, request.model, request.device, request.decode, request.precision)
     model.check_texts(taxonomy)
     scorer = choose_scorer(model.record, request.scorer, local=request.local)
     groups: list[tuple[Vocabulary, tuple[ShardRef, ...]]]

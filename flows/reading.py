@@ -1,113 +1,167 @@
-"""One pass over a shard: every image member read, decoded and embedded, and a row for each, in the order of the tar.
-
-Shapes: N samples that could be decoded, D embedding width, T patch tokens, C token width.
-"""
+"""What is read of a shard: from its tar, or what the store has of it, in a thread that runs ahead of all others."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, auto
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clipdecoder.clock import StageClock
 from schemas.errors import ShardError
-from schemas.manifest import Fingerprint, ShardFacts
-from schemas.sample import MemberCounts, Sample, SampleRow, SampleStatus, ShardStatus
+from schemas.manifest import Fingerprint, ShardFacts, ShardReport
+from schemas.sample import MemberCounts, Sample, SampleStatus, ShardStatus
+from storage.files import Folder
 from storage.ground_truth import ShardLabels, changed_at
-from storage.parts import ShardFeatures
+from storage.parts import ShardFeatures, features_path, read_features
 from storage.patterns import ShardRef
-from storage.shards import iter_samples
+from storage.shards import check_bytes, iter_samples
+from storage.tokens import StoredTokens, TokenChunk, find_tokens, tokens_path
 
 if TYPE_CHECKING:
-    from clipdecoder.encoders.encoder import ImageEncoder
-    from clipdecoder.encoders.predict import EmbeddedImage
     from flows.features import FeatureRequest
 
 
-class KnownSample(NamedTuple):
-    """What an earlier reading made of a sample."""
+class Signal(Enum):
+    """What the reading thread says of a shard, beside handing on pictures and stored tokens."""
 
-    row: SampleRow
-    embedding: NDArray[np.float16]
-    tokens: NDArray[np.float16] | None
+    RESTART = auto()  # stored tokens turned out to be damaged: forget what came of them
+    END = auto()
 
 
-@dataclass(kw_only=True)
+Item = bytes | TokenChunk | Signal
+
+
+class SeenSample(NamedTuple):
+    """What the tar says of a sample."""
+
+    key: str
+    sample: int
+    num_bytes: int
+    status: SampleStatus
+    error: str | None
+
+
+@dataclass(kw_only=True, eq=False)
 class ShardReading:
-    """The state of reading one shard: rows as they come, in the order of the tar.
+    """One shard as it is read, or found in the store. Other threads look at it once an item of it has reached them.
 
-    `known` holds samples that need no decoding, by ordinal: those that were good when only the failed are retried.
+    Args:
+        ref: the shard.
+        wanted: which features, and from where.
+        find_done: asked first of all, returns the report of a shard that needs no visit.
+        max_samples: read no more than the first few.
     """
 
     ref: ShardRef
     wanted: FeatureRequest
-    clock: StageClock
+    find_done: Callable[[ShardRef], ShardReport | None] = lambda ref: None
     max_samples: int | None = None
-    known: dict[int, KnownSample] = field(default_factory=dict)
-    counts: MemberCounts = field(default_factory=MemberCounts)
-    samples: list[tuple[Sample, str | None]] = field(default_factory=list)  # without their bytes; with their sha256
-    said: ShardLabels = field(init=False)  # by the side files, which are in hand here
-    end: ShardError | None = None
-    decoded: int = 0
 
-    def embed(self, encoder: ImageEncoder, fingerprint: Fingerprint) -> ShardFeatures:
-        """Read, decode and embed the whole shard.
+    clock: StageClock = field(default_factory=StageClock)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    done: ShardReport | None = None
+    failed: ShardError | None = None  # no rows at all
+    stored: ShardFeatures | None = None  # of these bytes under these limits
+    stored_tokens: StoredTokens | None = None  # of all good samples of `stored`, where tokens are wanted
+    from_store: bool = False  # `stored` has everything: no picture is read
+    skips: bool = False  # of the pictures, those that were good are not decoded again
+    said: ShardLabels | None = None  # by the side files, which are in hand while pictures are read
+    seen: list[SeenSample] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)  # ordinals of the pictures handed on to be decoded
+    _counts: MemberCounts = field(default_factory=MemberCounts)
+    _cut: ShardError | None = None
+
+    @property
+    def restores(self) -> bool:
+        """Whether pictures are decoded anew whose embeddings are stored: for their patch tokens."""
+        return self.stored is not None and not self.skips and not self.from_store
+
+    @cached_property
+    def stored_place(self) -> Mapping[int, int]:
+        """Places of the good samples among the stored embeddings, by ordinal."""
+        return {} if self.stored is None else {int(s): place for place, s in enumerate(self.stored.ok_samples)}
+
+    @property
+    def facts(self) -> ShardFacts:
+        """What reading found, once it has ended."""
+        return ShardFacts(
+            fingerprint=require_fingerprint(self.ref),
+            status=self._cut.status if self._cut else ShardStatus.OK,
+            error=str(self._cut) if self._cut else None,
+            members=asdict(self._counts),
+            max_pixels=self.wanted.max_pixels,
+        )
+
+    def items(self) -> Generator[Item, None, None]:
+        """Yield stored patch tokens and pictures to be decoded, as far as they are needed.
 
         Raises:
-            ShardError: it has no rows at all; a truncated shard has the rows before the cut.
+            ShardError: the shard has no rows at all; a truncated shard has the rows before the cut.
         """
-        from clipdecoder.encoders.predict import embed_images
+        self.started_at = datetime.now(UTC)
+        self.done = self.find_done(self.ref)
+        if self.done is not None:
+            return
+        fingerprint = require_fingerprint(self.ref)
+        with self.clock.stage("features"):
+            path = features_path(self.wanted.encoder_id, self.wanted.dataset, self.ref.shard)
+            self.stored = read_features(Folder(self.wanted.store), path, fingerprint, self.wanted.max_pixels)
+        complete = yield from self._stored_items()
+        self.from_store = complete and not (self.wanted.retry_failed and self._has_failures)
+        if self.from_store:
+            return
+        self.skips = complete
+        if self.wanted.remembered:
+            check_bytes(self.ref.url, fingerprint)
+        yield from self._pictures()
 
+    def _stored_items(self) -> Generator[Item, None, bool]:
+        """Yield the patch tokens of stored features, if they are wanted; return whether the store has all."""
+        if self.stored is None or not self.wanted.wants_tokens:
+            return self.stored is not None
+        path = tokens_path(self.wanted.encoder_id, self.wanted.dataset, self.ref.shard)
+        with self.clock.stage("features"):
+            self.stored_tokens = find_tokens(Folder(self.wanted.store), path, self.stored)
+        if self.stored_tokens is None:
+            return False
+        chunks = self.stored_tokens.chunks()
+        try:
+            while True:
+                with self.clock.stage("features"):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return True
+                yield chunk
+        except ValueError:  # damaged: made again, like anything else of the features
+            self.stored_tokens = None
+            yield Signal.RESTART
+            return False
+
+    def _pictures(self) -> Iterator[bytes]:
         self.said = ShardLabels(changed_at=changed_at(self.ref.url))
-        embedded = embed_images(
-            self._images(),
-            encoder,
-            batch_size=self.wanted.batch_size,
-            threads=self.wanted.decode_threads,
-            max_pixels=self.wanted.max_pixels,
-            tokens=self.wanted.wants_tokens,
-            clock=self.clock,
-        )
-        results = list(embedded)
-        self.decoded = len(results)
-        rows, images = self._rows(iter(results))
-        facts = ShardFacts(
-            fingerprint=fingerprint,
-            status=self.end.status if self.end else ShardStatus.OK,
-            error=str(self.end) if self.end else None,
-            members=asdict(self.counts),
-            max_pixels=self.wanted.max_pixels,
-        )
-        embeddings = [embedding for embedding, _ in images]
-        tokens = [own for _, own in images if own is not None]
-        return ShardFeatures(
-            facts=facts,
-            rows=tuple(rows),
-            embeddings_ND=np.stack(embeddings) if images else np.zeros((0, encoder.embedding_width), np.float16),
-            tokens_NTC=self._stacked(tokens, encoder) if self.wanted.wants_tokens else None,
-        )
-
-    def _stacked(self, tokens: list[NDArray[np.float16]], encoder: ImageEncoder) -> NDArray[np.float16]:
-        return np.stack(tokens) if tokens else np.zeros((0, encoder.num_tokens, encoder.token_width), np.float16)
-
-    def _images(self) -> Iterator[bytes]:
-        """Yield the bytes that are to be decoded, remembering every sample on the way."""
-        stream = islice(iter_samples(self.ref.url, self.counts), self.max_samples)
-        while True:
-            with self.clock.stage("read"):
+        stream = islice(iter_samples(self.ref.url, self._counts), self.max_samples)
+        known = self.stored_place if self.skips else {}
+        seconds = 0.0
+        try:
+            while True:
+                started = time.perf_counter()
                 sample = self._next(stream)
                 if sample is None:
                     return
-                digest = hashlib.sha256(sample.data).hexdigest() if sample.data else None
-            self.said.add(sample)
-            self.samples.append((_without_bytes(sample), digest))
-            if sample.status is SampleStatus.OK and sample.sample not in self.known:
-                yield sample.data
+                self.said.add(sample)
+                self.seen.append(SeenSample(sample.key, sample.sample, sample.num_bytes, sample.status, sample.error))
+                wanted = sample.status is SampleStatus.OK and sample.sample not in known
+                seconds += time.perf_counter() - started
+                if wanted:
+                    self.sent.append(sample.sample)
+                    yield sample.data
+        finally:
+            self.clock.add("read", seconds)
 
     def _next(self, stream: Iterator[Sample]) -> Sample | None:
         """Return the next sample, or None at the end: the proper one, or the cut of a truncated shard."""
@@ -116,49 +170,13 @@ class ShardReading:
         except ShardError as error:
             if error.status is not ShardStatus.TRUNCATED:
                 raise
-            self.end = error
+            self._cut = error
             return None
 
-    def _rows(
-        self, results: Iterator[EmbeddedImage]
-    ) -> tuple[list[SampleRow], list[tuple[NDArray[np.float16], NDArray[np.float16] | None]]]:
-        """Join what was read with what was decoded: one row per sample, embedding and tokens of each good one."""
-        rows: list[SampleRow] = []
-        images: list[tuple[NDArray[np.float16], NDArray[np.float16] | None]] = []
-        for sample, digest in self.samples:
-            if sample.sample in self.known:
-                row, embedding, tokens = self.known[sample.sample]
-                rows.append(row)
-                images.append((embedding, tokens))
-            elif sample.status is not SampleStatus.OK:
-                rows.append(self._row(sample, digest, sample.status, sample.error))
-            else:
-                image = next(results)
-                rows.append(self._row(sample, digest, image.status, image.error, image.width, image.height))
-                if image.embedding is not None:
-                    images.append((image.embedding, image.tokens))
-        return rows, images
-
-    def _row(
-        self,
-        sample: Sample,
-        digest: str | None,
-        status: SampleStatus,
-        error: str | None,
-        width: int | None = None,
-        height: int | None = None,
-    ) -> SampleRow:
-        return SampleRow(
-            key=sample.key,
-            shard=self.ref.shard,
-            sample=sample.sample,
-            status=status,
-            error=error,
-            width=width,
-            height=height,
-            bytes=sample.num_bytes,
-            sha256=digest,
-        )
+    @property
+    def _has_failures(self) -> bool:
+        assert self.stored is not None
+        return len(self.stored.embeddings_ND) < len(self.stored.rows) or self.stored.facts.status is not ShardStatus.OK
 
 
 def require_fingerprint(ref: ShardRef) -> Fingerprint:
@@ -166,16 +184,3 @@ def require_fingerprint(ref: ShardRef) -> Fingerprint:
     if ref.fingerprint is None:
         raise ShardError(ShardStatus.MISSING, f"{ref.url} is not there")
     return ref.fingerprint
-
-
-def _without_bytes(sample: Sample) -> Sample:
-    """Return the sample without what was read of it, so that a shard's images are never all in memory."""
-    return Sample(
-        key=sample.key,
-        sample=sample.sample,
-        member=sample.member,
-        data=b"",
-        num_bytes=sample.num_bytes,
-        status=sample.status,
-        error=sample.error,
-    )

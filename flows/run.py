@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Protocol
 
 from flows.plan import TagPlan, begin_run, load_planned_model
-from flows.shard_job import Scorer, needs_visit, tag_shard
-from schemas.errors import RunError, ShardError, StoreError
+from flows.shard_job import Scorer, ShardTrouble, Statuses, needs_visit, tag_shards
+from flows.stages import total_seconds
+from schemas.errors import RunError, StoreError
 from schemas.manifest import RunManifest, ShardReport
 from schemas.sample import SampleStatus, ShardStatus
 from schemas.taxonomy import VocabularyLabel
@@ -27,21 +28,12 @@ if TYPE_CHECKING:
     from flows.models import Model
     from schemas.checkpoint import Scorer as ScorerName
 
-_GROUPS_TO_SEE = 64  # that many steps are progress enough
+_GROUPS_TO_SEE = 16  # that many steps are progress enough; at the end of each the device waits for a moment
 _MAX_GROUPS = 1000  # thousands of tasks overload an orchestrator
+_NONE: Statuses = Counter()
 # A budget is judged on no fewer samples than this while the run goes on; at its end, on however many there are.
 _BUDGET_SAMPLES = 100
 _READERS = 16  # looking at a file of an object store is a round trip
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTrouble:
-    """A shard that gave no rows, or not all of them."""
-
-    shard: str
-    url: str
-    status: ShardStatus
-    error: str | None
 
 
 @dataclass(kw_only=True)
@@ -50,6 +42,13 @@ class GroupOutcome:
 
     reports: list[ShardReport] = field(default_factory=list)
     failures: list[ShardTrouble] = field(default_factory=list)
+
+    def add(self, done: ShardReport | ShardTrouble) -> None:
+        """Add what became of one shard."""
+        if isinstance(done, ShardReport):
+            self.reports.append(done)
+        else:
+            self.failures.append(done)
 
 
 @dataclass(kw_only=True)
@@ -100,9 +99,17 @@ class RunOutcome:
 
 
 Groups = Sequence[tuple[ShardRef, ...]]
-Stop = Callable[[], bool]
-# Runs groups of shards and yields the outcome of each as it ends. Once `stop()` is true it begins no further group, and
-# still yields those that are running.
+
+
+class Stop(Protocol):
+    """Whether a run is to begin nothing more."""
+
+    def __call__(self, ahead: Statuses = _NONE) -> bool:
+        """Answer, given the rows by status of shards whose outcome is yet to be yielded."""
+
+
+# Runs groups of shards and yields the outcome of each, or of some of its shards, as it ends. Once `stop()` is true it
+# begins no further group, and still yields those that are running.
 Execute = Callable[[TagPlan, Groups, Stop], Iterator[GroupOutcome]]
 Progress = Callable[[RunOutcome], None]
 
@@ -141,7 +148,11 @@ def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progre
     if pending:
         remove_manifest(folder, plan.record.run_id)
     outcome.judge()
-    for group in execute(plan, group_shards(pending, plan.request.shards_per_task), lambda: outcome.over_budget):
+
+    def stop(ahead: Statuses = _NONE) -> bool:
+        return outcome.over_budget or exceeds_budget(outcome.statuses + ahead, plan.request.max_bad)
+
+    for group in execute(plan, group_shards(pending, plan.request.shards_per_task), stop):
         outcome.reports |= {report.shard: report for report in group.reports}
         outcome.failures += group.failures
         outcome.judge()
@@ -154,41 +165,64 @@ def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progre
 
 
 def run_tag_here(plan: TagPlan, progress: Progress = lambda outcome: None) -> RunOutcome:
-    """Carry out a plan in this thread, without an orchestrator."""
-    return run_tag(plan, execute_here, progress)
+    """Carry out a plan without an orchestrator: in this process, or in one for each of several devices."""
+    from flows.processes import execute_on_all
+
+    return run_tag(plan, partial(execute_on_all, otherwise=execute_here), progress)
 
 
 def tag_group(plan: TagPlan, refs: Sequence[ShardRef]) -> GroupOutcome:
-    """Tag some shards one after the other. A bad shard is an entry in the outcome; the others go on."""
-    scorer = make_scorer(plan)
-    outcome = GroupOutcome()
-    for ref in refs:
-        try:
-            outcome.reports.append(tag_shard(plan, ref, scorer))
-        except ShardError as error:
-            outcome.failures.append(ShardTrouble(shard=ref.shard, url=ref.url, status=error.status, error=str(error)))
-        if exceeds_budget(count_statuses(outcome.reports), plan.request.max_bad):
-            break
+    """Tag some shards. A bad shard is an entry in the outcome; the others go on."""
+    outcome, statuses = GroupOutcome(), Counter[SampleStatus]()
+
+    def enough(more: Statuses) -> bool:
+        statuses.update(more)
+        return exceeds_budget(statuses, plan.request.max_bad)
+
+    for done in tag_shards(plan, refs, make_scorer(plan), enough):
+        outcome.add(done)
     return outcome
 
 
 def execute_here(plan: TagPlan, groups: Groups, stop: Stop) -> Iterator[GroupOutcome]:
-    """Run the groups in this thread, without an orchestrator; see `Execute`."""
-    for refs in groups:
-        if stop():
-            return
-        yield tag_group(plan, refs)
+    """Run all groups as one, without an orchestrator, and yield each shard's outcome; see `Execute`."""
+    refs = [ref for group in groups for ref in group]
+    if stop() or not refs:
+        return
+    ahead: Statuses = Counter()
+
+    def enough(more: Statuses) -> bool:
+        ahead.update(more)
+        return stop(ahead)
+
+    for done in tag_shards(plan, refs, make_scorer(plan), enough):
+        outcome = GroupOutcome()
+        outcome.add(done)
+        ahead.subtract(count_statuses(outcome.reports))
+        yield outcome
 
 
 def make_scorer(plan: TagPlan) -> Scorer:
     """Return the model with the run's vocabulary, which is embedded once per process."""
-    return _embed_vocabulary(load_planned_model(plan), plan.vocabulary, plan.record.scorer)
+    record = plan.record
+    keeping = (record.floor, record.top_k, plan.request.store_tokens)
+    return _embed_vocabulary(load_planned_model(plan), plan.vocabulary, record.scorer, keeping)
 
 
 @lru_cache(maxsize=2)
-def _embed_vocabulary(model: Model, vocabulary: tuple[VocabularyLabel, ...], scorer: ScorerName) -> Scorer:
-    label_ids = tuple(label.label_id for label in vocabulary)
-    return Scorer(encoder=model.encoders.image, vocabulary=model.scorer(vocabulary, scorer), label_ids=label_ids)
+def _embed_vocabulary(
+    model: Model, vocabulary: tuple[VocabularyLabel, ...], scorer: ScorerName, keeping: tuple[float, int, bool]
+) -> Scorer:
+    from clipdecoder.scoring.tagger import BatchTagger
+
+    floor, top_k, tokens = keeping
+    encoder, scores = model.encoders.image, model.scorer(vocabulary, scorer)
+    return Scorer(
+        encoder=encoder,
+        vocabulary=scores,
+        label_ids=tuple(label.label_id for label in vocabulary),
+        tagger=BatchTagger(encoder, scores, floor=floor, top_k=top_k, tokens=tokens),
+    )
 
 
 def group_shards(pending: Sequence[ShardRef], shards_per_task: int) -> Groups:
@@ -265,9 +299,3 @@ def _complete(folder: Folder, run_id: str, reports: tuple[ShardReport, ...]) -> 
     )
     write_manifest(folder, manifest)
     return manifest
-
-
-def total_seconds(reports: Sequence[ShardReport]) -> dict[str, float]:
-    """Return the seconds by stage of several shards together."""
-    stages = sorted({stage for report in reports for stage in report.seconds})
-    return {stage: sum(report.seconds.get(stage, 0.0) for report in reports) for stage in stages}

@@ -6,7 +6,10 @@ from collections import Counter
 
 from pydantic import BaseModel
 
-from flows.run import RunOutcome, ShardTrouble, total_seconds
+from flows.run import RunOutcome
+from flows.shard_job import ShardTrouble
+from flows.stages import limit, total_queues, total_seconds
+from schemas.manifest import QueueFacts
 from schemas.sample import SampleStatus, ShardStatus
 from storage.files import Folder
 from storage.models import read_promotion
@@ -34,6 +37,8 @@ class TagSummary(BaseModel):
     troubles: list[ShardTrouble]
     decoded: int
     seconds: dict[str, float]  # by stage, this time; decode is the sum over its threads
+    queues: dict[str, QueueFacts] = {}  # between the stages, this time; see ShardReport
+    limit: str | None = None  # the stage that had the least idle time, e.g. "decode-bound: 4 threads, 96 % busy"
     wall_seconds: float
     complete: bool
     ok: bool  # exit code 0
@@ -59,6 +64,7 @@ class TagSummary(BaseModel):
         ]
         if self.decoded:
             lines.append(f"- {self.decoded / self.wall_seconds:,.0f} images per second; {stage_line(self.seconds)}")
+            lines += [f"- {self.limit}"] if self.limit else []
         elif self.tagged:
             lines.append("- no image was decoded: their embeddings were stored")
         if self.shared_keys:
@@ -91,6 +97,8 @@ def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
         troubles=_troubles(outcome),
         decoded=sum(report.decoded for report in now),
         seconds={stage: round(value, 3) for stage, value in total_seconds(now).items()},
+        queues=total_queues(now),
+        limit=limit(total_seconds(now), total_queues(now)),
         wall_seconds=round(own_seconds, 3),
         complete=outcome.complete,
         ok=outcome.whole,

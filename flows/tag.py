@@ -10,6 +10,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from prefect import flow, runtime, task
@@ -22,7 +23,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.plan import TagPlan, plan_tag
+from flows.processes import execute_on_all
 from flows.progress import watcher
+from flows.report.markdown import stored_markdown
 from flows.run import GroupOutcome, Groups, RunOutcome, Stop, run_tag, tag_group
 from flows.summary import TagSummary, shard_rows, summarise
 from schemas.config import TagRequest
@@ -30,7 +33,8 @@ from schemas.errors import ShardError
 from schemas.sample import ShardStatus
 from storage.patterns import ShardRef
 
-# Two groups at a time: one reads and writes while the other computes. The model is shared.
+# Two groups at a time: the device works on one while the other begins, ends, or waits to be tried again. They share the
+# model, and their decoding threads take turns.
 WORKERS = 2
 RETRIES = 2
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=WORKERS)
@@ -73,7 +77,7 @@ def tag(request: TagRequest) -> TagSummary | State:
 def tag_and_report(request: TagRequest) -> TagSummary:
     """Tag within a flow run, and leave a table of shards and a summary as artifacts."""
     started = time.perf_counter()
-    outcome = run_tag(plan_tag(request), execute_with_prefect, watcher.get())
+    outcome = run_tag(plan_tag(request), partial(execute_on_all, otherwise=execute_with_prefect), watcher.get())
     summary = summarise(outcome, time.perf_counter() - started)
     for run, its_summary in zip((outcome, *outcome.more), (summary, *summary.more), strict=True):
         publish(run, its_summary)
@@ -81,7 +85,10 @@ def tag_and_report(request: TagRequest) -> TagSummary:
 
 
 def publish(outcome: RunOutcome, summary: TagSummary) -> None:
-    """Show the run in Prefect: its shards as a table, its summary as text."""
+    """Show the run in Prefect: its shards as a table, its summary and the figures of its report as text."""
     key = re.sub(r"[^a-z0-9]+", "-", summary.run_id.lower()).strip("-")
     create_table_artifact(key=f"shards-{key}", table=shard_rows(outcome), description="Shards, the worst first")
     create_markdown_artifact(key=f"summary-{key}", markdown="\n".join(summary.lines()), description="Tagging run")
+    if summary.labels:
+        figures = stored_markdown(summary.store, summary.run_id)
+        create_markdown_artifact(key=f"report-{key}", markdown=figures, description="Figures of the run")

@@ -20,8 +20,9 @@ from schemas.sample import SampleStatus
 from schemas.taxonomy import Taxonomy, VocabularyLabel
 from storage.files import Folder
 from storage.labels import current_taxonomies
-from storage.parts import features_path, tokens_path
+from storage.parts import features_path
 from storage.runs import read_runs
+from storage.tokens import tokens_path
 from storage.visibility import current_reports
 
 _TOKEN_BRANCHES: frozenset[Branch] = frozenset(("local", "decoder"))

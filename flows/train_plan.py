@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from flows.features import FeatureRequest
 from flows.ground_truth import Source
-from flows.models import load_encoders
+from flows.models import load_encoders, precise_name
 from flows.plan import check_dataset_root, default_name
 from schemas.config import EncodeOptions, TrainRequest
+from schemas.decoding import decoding_name
 from schemas.errors import ConfigError, RequestError, TaxonomyError, one_of
 from schemas.taxonomy import Taxonomy
 from schemas.training import TrainConfig, train_config
@@ -77,7 +78,8 @@ def plan_train(request: TrainRequest, datasets: Sequence[Dataset] | None = None)
     taxonomy = find_taxonomy(folder, request.taxonomy)
     novel = read_novel(request.novel, taxonomy)
     chosen = tuple(datasets) if datasets is not None else (_one_dataset(request, folder),)
-    encoders = load_encoders(request.base, request.text, request.device)
+    base = precise_name(decoding_name(request.base, request.decode), request.precision, request.device)
+    encoders = load_encoders(base, request.text, request.device)
     encoders.text.check_texts(taxonomy)
     # A backbone without patch tokens, or with too few blocks, is refused now and not after an hour.
     encoders.image.token_shape  # noqa: B018

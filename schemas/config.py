@@ -7,7 +7,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from schemas.decoding import Decode
 from schemas.errors import ConfigError, one_of
+from schemas.precision import PrecisionOption
 from schemas.retraining import RetrainPolicy
 from schemas.training import Missing, TrainConfig
 
@@ -16,7 +18,7 @@ DEFAULT_MODEL = "bundled:scenes"
 
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: 256 MiB as RGB
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+DEVICE = r"^(auto|(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*)$"
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 
@@ -24,7 +26,7 @@ class EncodeOptions(BaseModel):
     """How images are turned into features. The first decides the results, the others how they are reached."""
 
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="larger pictures are refused as too_large")
-    batch_size: int = Field(default=32, ge=1, description="images per forward pass of the backbone")
+    batch_size: int = Field(default=0, ge=0, description="images at once through the backbone; 0: found for the device")
     device: str = Field(default="auto", pattern=DEVICE)
     decode_threads: int = Field(default=0, ge=0, description="0: one per core")
 
@@ -35,6 +37,10 @@ class TagOptions(EncodeOptions):
     floor: float = Field(default=0.01, ge=0, le=1, description="lowest score that is always stored")
     top_k: int = Field(default=20, ge=0, description="labels stored per sample whatever their score")
     model: str | None = Field(default=None, description="None: the promoted model, else the bundled one")
+    decode: Decode | None = Field(default=None, description="exact or fast; None: as the model's name says")
+    precision: PrecisionOption = Field(
+        default="auto", description="of the backbone; auto: what is fast on the device, of a stored model its own"
+    )
     shards_per_task: int = Field(default=16, ge=1, description="shards handed to one Prefect task")
     max_bad: float | None = Field(default=None, ge=0, le=1, description="share of failed samples that ends the run")
 
@@ -48,6 +54,8 @@ class TrainRequest(EncodeOptions):
     taxonomy: str
     store: str
     base: str = Field(description="image backbone: bundled:NAME, open_clip:..., timm:...")
+    decode: Decode | None = Field(default=None, description="exact or fast; None: as the base's name says")
+    precision: PrecisionOption = Field(default="auto", description="of the backbone; auto: what is fast on the device")
     text: str | None = Field(default=None, description="text encoder: open_clip:..., table:FILE; None: the base's own")
     novel: str | None = Field(default=None, description="file of label ids that are held out, one a line")
     name: str | None = Field(default=None, pattern=NAME)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from schemas.checkpoint import CheckpointRecord, Scorer
 from schemas.record import Record
 from schemas.sample import SampleStatus, ShardStatus
@@ -20,6 +22,9 @@ from schemas.taxonomy import ScoredLabel
 
 # Threshold of every label until calibration gives it one of its own. Applied at query time only.
 DEFAULT_THRESHOLD = 0.5
+
+# How score parts are laid out. Records of the first layout, logit and score as they were, do not name it.
+SCORE_LAYOUT = 2
 
 
 class Fingerprint(Record):
@@ -109,6 +114,18 @@ class RunRecord(Record):
     created_at: datetime
     asked_at: datetime  # the run that was asked for last counts where several scored the same label
     versions: dict[str, str]
+    layout: int = SCORE_LAYOUT
+
+
+class QueueFacts(Record):
+    """How full a queue between two stages was while a shard went by, and how long threads waited for it."""
+
+    seconds: float  # since the shard before was done
+    mean: float
+    most: int
+    waited_to_put: float  # seconds that the stage before it waited for room, all its threads together
+    waited_to_get: float  # seconds that the stage behind it waited for something to do
+    threads: int  # of the stage behind it
 
 
 class ShardReport(Record):
@@ -124,7 +141,10 @@ class ShardReport(Record):
     members: dict[str, int]  # where every member of the tar went
     decoded: int  # images decoded; 0 where stored features were used
     parts: dict[str, Part]
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # by stage, spent on this shard; `decode` is the sum over its threads
+    # What stood between reading and decoding (`files`, in handfuls of up to eight), between decoding and the device
+    # (`pictures`), and between the device and writing (`writes`). Empty in reports of earlier versions.
+    queues: dict[str, QueueFacts] = Field(default_factory=dict)
     started_at: datetime
     finished_at: datetime
 

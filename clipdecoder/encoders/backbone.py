@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from schemas.errors import ModelError
 
+_STEM_CONVOLUTIONS = 8
+
 
 class Features(NamedTuple):
     """What a tower gives for a batch, as the network computes it: neither is normalised."""
@@ -40,6 +42,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.tower: Any = tower
         self.training = tower.training
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether it is made of convolutions, beyond those that cut a picture into patches."""
+        return sum(isinstance(module, nn.Conv2d) for module in self.tower.modules()) > _STEM_CONVOLUTIONS
 
     def forward(self, x_BCHW: Tensor, *, tokens: bool = True) -> Features:
         """Return embeddings and, if asked for, patch tokens: the embeddings are the same numbers either way.

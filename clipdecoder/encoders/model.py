@@ -19,9 +19,11 @@ from clipdecoder.encoders.open_clip_encoders import OpenClipText, open_clip_enco
 from clipdecoder.encoders.open_clip_models import SCHEMES, OpenClipModel, load_open_clip
 from clipdecoder.encoders.timm_models import load_timm, timm_encoder
 from clipdecoder.encoders.timm_specs import is_timm
+from schemas.decoding import Decode, split_name
 from schemas.digests import digest_of
 from schemas.errors import ModelError
 from schemas.manifest import ModelRecord
+from schemas.precision import Precision, split_precision
 from schemas.taxonomy import Taxonomy, VocabularyLabel
 
 # The zero-shot prior. A cosine has no natural probability; public CLIP models put matching pairs above about 0.25 and
@@ -38,7 +40,9 @@ def load_model(spec: str, *, device: str = "auto") -> ClipModel:
     """Return the model that `spec` names, loaded once per process and device, however many threads ask at once.
 
     Args:
-        spec: `bundled:NAME`, `open_clip:NAME/TAG`, `open_clip:NAME/FILE.safetensors` or `open_clip:FOLDER`.
+        spec: `bundled:NAME`, `open_clip:NAME/TAG`, `open_clip:NAME/FILE.safetensors` or `open_clip:FOLDER`,
+            with a suffix such as `+fast` where files are not to be decoded exactly (see `schemas.decoding`), or `+bf16`
+            where a GPU is to compute in less than float32 (see `schemas.precision`).
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:INDEX`.
 
     Raises:
@@ -52,7 +56,9 @@ def load_model(spec: str, *, device: str = "auto") -> ClipModel:
     key = spec, find_device(device)
     with _models_lock:
         if key not in _models:
-            model = ClipModel(load_open_clip(spec), key[1])
+            bare, precision = split_precision(spec)
+            bare, decode = split_name(bare)
+            model = ClipModel(load_open_clip(bare), key[1], decode, precision)
             # Known by the name it was asked with, and by the one that its record gives it.
             _models[key] = _models[model.record.name, key[1]] = model
         return _models[key]
@@ -73,7 +79,9 @@ def load_image_encoder(spec: str, *, device: str = "auto") -> ImageEncoder:
     key = spec, find_device(device)
     with _models_lock:
         if key not in _timm_encoders:
-            encoder = timm_encoder(load_timm(spec), key[1])
+            bare, precision = split_precision(spec)
+            bare, decode = split_name(bare)
+            encoder = timm_encoder(load_timm(bare), key[1], decode, precision)
             _timm_encoders[key] = _timm_encoders[encoder.name, key[1]] = encoder
         return _timm_encoders[key]
 
@@ -107,13 +115,21 @@ def load_encoders(image: str, text: str | TextEncoder | None = None, *, device: 
     return EncoderPair(image=load_image_encoder(image, device=device), text=encoder)
 
 
+def list_devices(device: str) -> tuple[str, ...]:
+    """Return the devices that work is shared out to: those of a list `cuda:0,cuda:1`; of `auto` and `cuda` all GPUs."""
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return tuple(device.split(","))
+
+
 def find_device(device: str) -> torch.device:
-    """Return the device that a word names.
+    """Return the device that a word names, the first one of a list.
 
     Raises:
         ModelError: it is no device, or not on this machine.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = device.partition(",")[0]
     if device == "auto":
         device = "cuda" if num_gpus else "cpu"
     kind, _, index = device.partition(":")
@@ -128,14 +144,27 @@ def find_device(device: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
+def best_precision(device: torch.device) -> Precision:
+    """Return the precision that is fast on a device: bfloat16 where it has units for it, float16 on older GPUs."""
+    if device.type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+
+
 class ClipModel:
     """One open_clip model on one device: both its towers, and the zero-shot prior. Good for several threads.
 
     `record` says what it is; `image` and `text` are its towers, which may also be used apart from each other.
     """
 
-    def __init__(self, loaded: OpenClipModel, device: torch.device) -> None:
-        self.image, self.text = open_clip_encoders(loaded, device)
+    def __init__(
+        self,
+        loaded: OpenClipModel,
+        device: torch.device,
+        decode: Decode = "exact",
+        precision: Precision = "float32",
+    ) -> None:
+        self.image, self.text = open_clip_encoders(loaded, device, decode, precision)
         self.device = device
         self.transform = self.image.transform
         self.record = self._make_record(loaded)
@@ -163,7 +192,7 @@ class ClipModel:
             model_id=digest_of(identity | {"slope": slope, "intercept": intercept}),
             encoder_id=self.image.encoder_id,
             text_encoder_id=self.text.text_encoder_id,
-            name=loaded.name,
+            name=self.image.name,
             architecture=loaded.architecture,
             image_size=self.transform.size,
             embedding_width=loaded.config["embed_dim"],

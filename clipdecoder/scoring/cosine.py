@@ -1,11 +1,13 @@
 """Zero-shot scoring: the cosine of image and text, with or without the best patch's.
 
-Shapes: R images, K labels, D embedding width, T patch tokens.
+Shapes: R images, K labels, D embedding width, T patch tokens, M rows of a product.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdecoder.scoring.scores import LabelMaps
+from clipdecoder.scoring.label_maps import LabelMaps
+from clipdecoder.scoring.scores import array_logits, tensor_of
 
 MEGABYTES_OF_PATCHES = 64
+CPU = torch.device("cpu")
+# Matrix products on a processor treat what is beyond a multiple of some number otherwise, and round it otherwise. With
+# images and labels filled up to a multiple of this one, an image's cosines do not depend on its company, to the bit: so
+# scores of fresh and of stored features are the same numbers (8,000 products of many shapes compared).
+TILE = 16
+
+
+class QueryColumns(NamedTuple):
+    """Text queries as the columns of a matrix on a device."""
+
+    filled_DK: Tensor  # zeros to the right, up to a multiple of `TILE`
+    num_labels: int
+
+    @classmethod
+    def of(cls, queries_KD: NDArray[np.float32], device: torch.device) -> QueryColumns:
+        """Return queries as columns."""
+        return cls(tensor_of(filled(queries_KD).T, device), len(queries_KD))
+
+
+def filled(queries_KD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return queries with rows of zeros below, up to a multiple of `TILE`."""
+    return np.pad(queries_KD, ((0, -len(queries_KD) % TILE), (0, 0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +54,7 @@ class CosineScorer:
     queries_KD: NDArray[np.float32]  # L2-normalised
     maps: LabelMaps
     local: bool = False
-    device: torch.device | None = None  # where patches are looked at; None: the CPU
+    device: torch.device = CPU
 
     @property
     def needs_tokens(self) -> bool:
@@ -41,34 +66,51 @@ class CosineScorer:
         """Numbers held per image while scoring."""
         return len(self.queries_KD)
 
+    @cached_property
+    def _columns(self) -> QueryColumns:
+        return QueryColumns.of(self.queries_KD, self.device)
+
     def logits(self, embeddings_RD: NDArray[np.float16], tokens_RTD: NDArray[np.float16] | None) -> NDArray[np.float32]:
         """Return logits_RK, from -1 to 1."""
-        # By torch, whose threads sleep while they wait: numpy's spin, and beside another busy process a backfill took
-        # twice as long for it.
-        embeddings = torch.from_numpy(embeddings_RD.astype(np.float32))
-        cosine_RK = (embeddings @ torch.from_numpy(self.queries_KD).T).numpy()
+        return array_logits(self, embeddings_RD, tokens_RTD)
+
+    def device_logits(self, embeddings_RD: Tensor, tokens_RTD: Tensor | None) -> Tensor:
+        """Return logits_RK, from -1 to 1, of features on the device."""
+        cosine_RK = cosines(embeddings_RD, self._columns)
         if not self.local:
-            return np.asarray(cosine_RK)
+            return cosine_RK
         assert tokens_RTD is not None, "the best patch is looked for in patch tokens"
-        best_RK = best_patch(tokens_RTD, self.queries_KD, self.device)
-        return np.asarray((cosine_RK + best_RK) / 2, np.float32)
+        return (cosine_RK + best_cosines(tokens_RTD, self._columns)) / 2
 
 
-def best_patch(
-    tokens_RTD: NDArray[np.float16], queries_KD: NDArray[np.float32], device: torch.device | None
-) -> NDArray[np.float32]:
+def cosines(embeddings_RD: Tensor, columns: QueryColumns) -> Tensor:
+    """Return cosine_RK, float32, of L2-normalised rows of any float type."""
+    # By torch, whose threads sleep while they wait: numpy's spin, and beside another busy process a backfill took
+    # twice as long for it.
+    num_rows, width = embeddings_RD.shape
+    filled_RD = columns.filled_DK.new_zeros(num_rows + -num_rows % TILE, width)
+    filled_RD[:num_rows] = embeddings_RD
+    return (filled_RD @ columns.filled_DK)[:num_rows, : columns.num_labels]
+
+
+def best_cosines(tokens_RTD: Tensor, columns: QueryColumns) -> Tensor:
     """Return local_RK: the greatest cosine of any patch of an image with a label's query.
 
     Images are taken a few at a time, so that memory stays near `MEGABYTES_OF_PATCHES` whatever K is.
     """
-    queries_DK = torch.from_numpy(np.ascontiguousarray(queries_KD.T)).to(device)
-    num_images, num_tokens, _ = tokens_RTD.shape
-    rows = max(1, MEGABYTES_OF_PATCHES * 2**18 // max(1, num_tokens * len(queries_KD)))
-    best: list[Tensor] = []
+    num_tokens = tokens_RTD.shape[1]
+    images = max(1, MEGABYTES_OF_PATCHES * 2**18 // max(1, num_tokens * columns.num_labels))
+    best = []
+    for x_RTD in torch.split(tokens_RTD, images):
+        patches_MD = F.normalize(x_RTD.float(), dim=-1).flatten(0, 1)
+        best.append(cosines(patches_MD, columns).reshape(len(x_RTD), num_tokens, columns.num_labels).amax(dim=1))
+    return torch.cat(best)
+
+
+def best_patch(
+    tokens_RTD: NDArray[np.float16], queries_KD: NDArray[np.float32], device: torch.device
+) -> NDArray[np.float32]:
+    """Return local_RK of arrays: see `best_cosines`."""
     with torch.inference_mode():
-        for start in range(0, num_images, rows):
-            x_BTD = torch.from_numpy(np.array(tokens_RTD[start : start + rows], np.float32)).to(device)
-            best.append((F.normalize(x_BTD, dim=-1) @ queries_DK).amax(dim=1).cpu())
-    if not best:
-        return np.empty((0, len(queries_KD)), np.float32)
-    return np.asarray(torch.cat(best).numpy())
+        columns = QueryColumns.of(queries_KD, device)
+        return np.asarray(best_cosines(tensor_of(tokens_RTD, device), columns).cpu().numpy())

@@ -8,14 +8,19 @@ Shapes: S reference images, R images, K labels, D embedding width, T patch token
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clipdecoder.scoring.branches import TOKEN_BRANCHES, Branches, Queries
+from clipdecoder.scoring.scores import tensor_of
 from schemas.checkpoint import Branch, Group, Scorer
 
 Fusion = Mapping[Group, Mapping[Branch, float]]
@@ -48,6 +53,21 @@ class Spread:
     def standardise(self, logits_RK: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how many deviations above the mean each logit is."""
         return ((logits_RK - self.mean_K) / self.deviation_K).astype(np.float32)
+
+    def on(self, device: torch.device) -> DeviceSpread:
+        """Return the spread as tensors."""
+        return DeviceSpread(tensor_of(self.mean_K, device), tensor_of(self.deviation_K, device))
+
+
+class DeviceSpread(NamedTuple):
+    """A spread on a device."""
+
+    mean_K: Tensor
+    deviation_K: Tensor
+
+    def standardise(self, logits_RK: Tensor) -> Tensor:
+        """Do as `Spread.standardise`, to the same numbers."""
+        return ((logits_RK.double() - self.mean_K) / self.deviation_K).float()
 
 
 def branches_of(scorer: Scorer, available: tuple[Branch, ...]) -> tuple[Branch, ...]:
@@ -93,13 +113,27 @@ class StandardisedScorer:
         known = {
             kind: branches.logits(kind, queries, reference.embeddings_SD, reference.tokens_STC) for kind in self.kinds
         }
-        self._spreads = {kind: Spread.of(logits_SK) for kind, logits_SK in known.items()}
-        self.spread = Spread.of(self._combine(known))
+        self._spreads = {kind: Spread.of(logits_SK).on(self.device) for kind, logits_SK in known.items()}
+        self._weights_K = {kind: tensor_of(weights_K, self.device) for kind, weights_K in self.weights_K.items()}
+        self._placed = branches.place(queries)
+        combined_SK = self._combine({kind: tensor_of(logits_SK, self.device) for kind, logits_SK in known.items()})
+        self.spread = Spread.of(combined_SK.cpu().numpy())
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are computed."""
+        return self.branches.device
 
     def logits(self, embeddings_RD: NDArray[np.float16], tokens_RTC: NDArray[np.float16] | None) -> NDArray[np.float32]:
+        """Return logits_RK of arrays: see `device_logits`."""
+        tokens = tensor_of(tokens_RTC, self.device) if self.needs_tokens and tokens_RTC is not None else None
+        with torch.inference_mode():
+            return np.asarray(self.device_logits(tensor_of(embeddings_RD, self.device), tokens).cpu().numpy())
+
+    def device_logits(self, embeddings_RD: Tensor, tokens_RTC: Tensor | None) -> Tensor:
         """Return logits_RK: of `fused` the weighted sum of standardised ones, else the branch's own."""
         return self._combine(
-            {kind: self.branches.logits(kind, self.queries, embeddings_RD, tokens_RTC) for kind in self.kinds}
+            {kind: self.branches.device_logits(kind, self._placed, embeddings_RD, tokens_RTC) for kind in self.kinds}
         )
 
     def standardised(
@@ -108,11 +142,12 @@ class StandardisedScorer:
         """Return the logits in deviations from each label's mean: what calibration maps to scores."""
         return self.spread.standardise(self.logits(embeddings_RD, tokens_RTC))
 
-    def _combine(self, logits: Mapping[Branch, NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _combine(self, logits: Mapping[Branch, Tensor]) -> Tensor:
+        parts = list(logits.values())
         if self.scorer == "fused":
-            parts = [self.weights_K[kind] * self._spreads[kind].standardise(x_RK) for kind, x_RK in logits.items()]
-            return np.asarray(np.sum(parts, axis=0), np.float32)
-        return np.asarray(np.mean(list(logits.values()), axis=0), np.float32)
+            parts = [self._weights_K[kind] * self._spreads[kind].standardise(x_RK) for kind, x_RK in logits.items()]
+        total_RK = functools.reduce(torch.add, parts)
+        return total_RK.float() if self.scorer == "fused" else total_RK / len(parts)
 
 
 def _weights(

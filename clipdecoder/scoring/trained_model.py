@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clipdecoder.encoders.encoder import EncoderPair
 from clipdecoder.scoring.branches import TOKEN_BRANCHES, Branches, Queries
+from clipdecoder.scoring.label_maps import LabelMaps
 from clipdecoder.scoring.parts import Parts
-from clipdecoder.scoring.scores import LabelMaps
 from clipdecoder.scoring.standardised import Fusion, StandardisedScorer
 from schemas.checkpoint import CalibrationRow, Scorer
 from schemas.errors import ModelError, one_of
@@ -124,9 +126,18 @@ class CalibratedScorer:
         """Numbers held per image while scoring: a logit per branch and label."""
         return len(self.raw.queries) * len(self.raw.kinds)
 
+    @property
+    def device(self) -> torch.device:
+        """Where logits are computed."""
+        return self.raw.device
+
     def logits(self, embeddings_RD: NDArray[np.float16], tokens_RTC: NDArray[np.float16] | None) -> NDArray[np.float32]:
-        """Return logits_RK."""
+        """Return logits_RK of arrays."""
         return self.raw.logits(embeddings_RD, tokens_RTC)
+
+    def device_logits(self, embeddings_RD: Tensor, tokens_RTC: Tensor | None) -> Tensor:
+        """Return logits_RK of features on the device."""
+        return self.raw.device_logits(embeddings_RD, tokens_RTC)
 
 
 def calibrated_maps(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from clipdecoder.encoders.encoder import EncoderPair
 from clipdecoder.encoders.model import ClipModel
 from clipdecoder.scoring.cosine import CosineScorer
+from clipdecoder.scoring.label_maps import LabelMaps
 from clipdecoder.scoring.parts import Parts
-from clipdecoder.scoring.scores import LabelMaps
 from clipdecoder.scoring.standardised import Reference
 from clipdecoder.scoring.trained_model import TrainedModel
 from schemas.checkpoint import Branch, CheckpointRecord, Scorer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from schemas.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from clipdecoder.scoring.scores import LabelMaps
+    from clipdecoder.scoring.label_maps import LabelMaps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,12 @@ from schemas.manifest import ShardReport
 from schemas.sample import SampleStatus, ShardStatus
 from storage.annotations import Answers
 from storage.files import Folder
-from storage.parts import features_path, tokens_path
+from storage.parts import features_path
 from storage.patterns import ShardList, ShardRef
 from storage.runs import StoredRun, last_asked
 from storage.shards import check_bytes
 from storage.side_labels import read_side_labels
+from storage.tokens import tokens_path
 from storage.visibility import current_reports
 
 _READERS = 16  # looking at a file of an object store is a round trip

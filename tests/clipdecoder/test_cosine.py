@@ -8,7 +8,7 @@ import torch
 
 import clipdecoder.scoring.cosine as cosine
 from clipdecoder.scoring.cosine import CosineScorer, best_patch
-from clipdecoder.scoring.scores import LabelMaps
+from clipdecoder.scoring.label_maps import LabelMaps
 
 CPU = torch.device("cpu")
 NUM_IMAGES, NUM_TOKENS, NUM_LABELS, WIDTH = 7, 5, 9, 12

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from clipdecoder.encoders.backbone import Backbone, Features
+from clipdecoder.encoders.batch_size import find_batch_size
 from clipdecoder.encoders.encoder import EncoderFacts, ImageEncoder
 from clipdecoder.encoders.model import ClipModel, load_encoders, load_image_encoder, load_model, load_text_encoder
 from clipdecoder.encoders.open_clip_models import load_open_clip
 from clipdecoder.encoders.text_tables import TableText
 from schemas.errors import ModelError
+from schemas.precision import Precision, precision_name, split_precision
 from schemas.taxonomy import VocabularyLabel
 
 CPU = torch.device("cpu")
@@ -148,3 +150,36 @@ def test_a_backbone_without_texts_scores_nothing_by_itself() -> None:
         load_model("timm:test_resnet", device="cpu")
     with pytest.raises(ModelError, match="no text tower: name a text encoder"):
         load_encoders("timm:test_resnet", device="cpu")
+
+
+def test_a_reduced_precision_is_part_of_name_and_id_and_a_processor_is_exact(spec: str, pixels: np.ndarray) -> None:
+    exact, rounded = (load_image_encoder(name, device="cpu") for name in (spec, f"{spec}+bf16"))
+    assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
+    assert rounded.name == f"{exact.name}+bf16" and load_image_encoder(rounded.name, device="cpu") is rounded
+    assert rounded.encoder_id != exact.encoder_id
+    assert np.array_equal(bits(rounded.encode_pixels(pixels)), bits(exact.encode_pixels(pixels)))
+    assert rounded.with_weights({}).encoder_id == rounded.encoder_id
+
+
+@pytest.mark.parametrize(
+    ("name", "bare", "precision"),
+    [
+        ("m", "m", "float32"),
+        ("m+bf16", "m", "bfloat16"),
+        ("m+fp16+fast", "m+fast", "float16"),
+        ("m+fast", "m+fast", "float32"),
+    ],
+)
+def test_names_say_the_precision(name: str, bare: str, precision: Precision) -> None:
+    assert split_precision(name) == (bare, precision)
+    assert split_precision(precision_name(bare, precision)) == (bare, precision)
+    assert precision_name(name, precision) == name
+
+
+def test_two_precisions_at_once_are_refused() -> None:
+    with pytest.raises(ModelError, match="'m\\+bf16' computes in bfloat16, and --precision float16 was asked for"):
+        precision_name("m+bf16", "float16")
+
+
+def test_the_batch_size_of_a_processor_follows_from_the_models_size(spec: str) -> None:
+    assert find_batch_size(load_image_encoder(spec, device="cpu")) == 64  # of 32 x 32 pixels

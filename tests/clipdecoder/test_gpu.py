@@ -14,10 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdecoder.encoders.batch_size import LARGEST, find_batch_size
 from clipdecoder.encoders.model import load_model
 from clipdecoder.heads.text_query_head import TextQueryHead
 from clipdecoder.scoring.branches import Branches, Queries
+from clipdecoder.scoring.label_maps import LabelMaps
+from clipdecoder.scoring.selection import kept_cells
+from clipdecoder.scoring.tagger import BatchTagger
+from clipdecoder.scoring.zero_shot import ZeroShotModel
 from clipdecoder.training.loop import Hooks, train_head
+from schemas.checkpoint import Scorer
+from schemas.taxonomy import VocabularyLabel
 from schemas.training import HeadConfig
 from tests.clipdecoder.training_world import make_data, recipe
 
@@ -119,3 +126,49 @@ def test_patch_tokens_of_a_gpu_are_those_of_the_processor() -> None:
     assert float(F.cosine_similarity(one_BTC, other_BTC, dim=-1).min()) > 0.999
     scale = float(other_BTC.square().mean().sqrt())
     torch.testing.assert_close(one_BTC, other_BTC, rtol=0, atol=0.02 * scale)
+
+
+@pytest.mark.parametrize("suffix", ["+bf16", "+fp16"])
+def test_reduced_precision_keeps_embeddings(suffix: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    exact, rounded = (load_model(f"bundled:scenes{end}", device="cuda").image for end in ("", suffix))
+    assert rounded.encoder_id != exact.encoder_id and rounded.name == f"bundled:scenes{suffix}"
+    left, right = (encoder.encode_pixels(pixels).astype(np.float32) for encoder in (exact, rounded))
+    assert (left * right).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["clip", "clip+local"])
+def test_batches_on_a_gpu_keep_what_the_processor_keeps(name: Scorer) -> None:
+    labels = tuple(VocabularyLabel(label_id=str(n), name=str(n), texts=(f"a red {n}",)) for n in range(30))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = ZeroShotModel(load_model("bundled:scenes", device=device))
+        tagger = BatchTagger(model.encoders.image, model.scorer(labels, name), floor=0.5, top_k=5, tokens=True)
+        started = []
+        for first in range(0, 40, 16):
+            buffer, rows = tagger.buffer(16), pixels[first : first + 16]
+            buffer[: len(rows)] = rows
+            started.append(tagger.start(buffer, len(rows)))
+        found.append([batch.finish() for batch in started])
+    for here, there in zip(*found, strict=True):
+        np.testing.assert_allclose(there.embeddings_BD, here.embeddings_BD, atol=2e-3)
+        assert here.kept is not None and there.kept is not None and min(there.seconds.values()) > 0
+        assert abs(len(there.kept) - len(here.kept)) <= 0.05 * len(here.kept)
+
+
+def test_cells_chosen_on_a_gpu_are_those_of_the_processor() -> None:
+    random = np.random.default_rng(0)
+    for own in (False, True):
+        logits = torch.from_numpy(random.integers(-3, 4, (50, 40)).astype(np.float32) / 4)
+        maps = LabelMaps(np.full(40, 10.0) + own * np.arange(40), np.full(40, -2.5))
+        here, there = (kept_cells(logits.to(device), maps, 0.9, 4) for device in (CPU, GPU))
+        for left, right in zip(here, there, strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def test_a_batch_size_is_found_and_works() -> None:
+    encoder = load_model("bundled:scenes", device="cuda").image
+    size = find_batch_size(encoder)
+    assert 32 <= size <= LARGEST and size % 8 == 0
+    assert encoder.encode_pixels(np.zeros((size, 64, 64, 3), np.uint8)).shape == (size, encoder.embedding_width)

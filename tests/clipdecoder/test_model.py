@@ -22,7 +22,8 @@ from clipdecoder.encoders.open_clip_models import load_open_clip
 from clipdecoder.encoders.predict import embed_images
 from clipdecoder.encoders.text import count_tokens
 from clipdecoder.scoring.cosine import CosineScorer
-from clipdecoder.scoring.scores import LabelMaps, keep_scores
+from clipdecoder.scoring.label_maps import LabelMaps
+from clipdecoder.scoring.scores import keep_scores
 from schemas.errors import ModelError, TaxonomyError
 from schemas.taxonomy import VocabularyLabel, parse_taxonomy
 

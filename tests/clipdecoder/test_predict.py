@@ -125,7 +125,8 @@ def test_inputs_are_read_only_as_far_ahead_as_needed(model: ClipModel, encode_pi
     embedded = embed_images(endless(), model, batch_size=4, threads=3, max_pixels=10_000, clock=StageClock())
     for taken in range(1, 20):
         assert next(embedded).status is SampleStatus.OK
-        assert read <= taken + 2 * 4 + 3
+        batches = 12 + 2 + 1  # that wait, of 4 each for 3 threads with two handfuls each; being filled; in hand
+        assert read <= taken + 4 * batches
     before = threading.active_count()
     embedded.close()  # type: ignore[attr-defined]
     assert threading.active_count() < before

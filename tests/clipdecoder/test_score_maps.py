@@ -16,7 +16,7 @@ from clipdecoder.judging.score_maps import (
     fit_platt,
     fit_seen,
 )
-from clipdecoder.scoring.scores import LabelMaps
+from clipdecoder.scoring.label_maps import LabelMaps
 from tests.clipdecoder.worlds import World, equal_labels, rare_labels
 
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdecoder.scoring.cosine import CosineScorer
-from clipdecoder.scoring.scores import KeptScores, LabelMaps, keep_scores
+from clipdecoder.scoring.label_maps import LabelMaps
+from clipdecoder.scoring.scores import KeptScores, keep_scores
 from schemas.manifest import ModelRecord
+from schemas.scores import ODDS_STEPS
 
 
 def record_of(slope: float = 10.0, intercept: float = -2.5) -> ModelRecord:
@@ -51,6 +53,11 @@ def unit_rows(count: int, seed: int, levels: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def score_of(record: ModelRecord, logit: float) -> np.float32:
+    """Of log odds on their grid."""
+    return np.float32(1 / (1 + math.exp(-round(ODDS_STEPS * (record.slope * logit + record.intercept)) / ODDS_STEPS)))
+
+
 def oracle(
     embeddings: np.ndarray, queries: np.ndarray, record: ModelRecord, floor: float, top_k: int
 ) -> set[tuple[int, int]]:
@@ -60,7 +67,7 @@ def oracle(
     for sample, row in enumerate(logits):
         ranked = sorted(range(len(row)), key=lambda label: (-row[label], label))
         for rank, label in enumerate(ranked):
-            score = np.float32(1 / (1 + math.exp(-(record.slope * float(row[label]) + record.intercept))))
+            score = score_of(record, float(row[label]))
             if rank < top_k or score >= np.float32(floor):
                 kept.add((sample, label))
     return kept
@@ -98,7 +105,7 @@ def test_kept_cells_are_the_oracles(
     cosines = embeddings.astype(np.float64) @ queries.astype(np.float64).T
     for sample, label, logit, score in zip(*vars(kept).values(), strict=True):
         assert logit == pytest.approx(cosines[sample, label], abs=1e-6)
-        assert score == pytest.approx(1 / (1 + math.exp(-(slope * logit + intercept))), rel=1e-5)
+        assert score == pytest.approx(score_of(record, float(logit)), rel=1e-6)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 50])

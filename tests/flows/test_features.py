@@ -17,9 +17,10 @@ from schemas.errors import ShardError
 from schemas.sample import SampleStatus
 from storage.files import Folder
 from storage.ground_truth import read_labels
-from storage.parts import ShardFeatures, features_path, tokens_path, write_features, write_tokens
+from storage.parts import ShardFeatures, features_path, write_features
 from storage.patterns import ShardRef, list_shards
 from storage.side_labels import side_labels, side_labels_path
+from storage.tokens import tokens_path, write_tokens
 from tests.flows.world import World, pictures
 from tests.nasty import TEXT_AS_JPEG
 
@@ -105,6 +106,16 @@ def test_tokens_asked_for_later_cost_a_pass_and_change_no_embedding(shard: World
     found, decoded = ask(shard, encoder, tokens=True)
     assert decoded == 0
     np.testing.assert_array_equal(found.tokens_NTC, kept.tokens_NTC)  # type: ignore[arg-type]
+
+
+def test_a_batch_of_bad_pictures_moves_no_embedding_to_another(tmp_path: Path, encoder: ImageEncoder) -> None:
+    world = World(tmp_path)
+    bad = [(f"bad-{i}.jpg", TEXT_AS_JPEG) for i in range(3)]
+    world.shard("00000", [*bad, *pictures(0, 5)])
+    first = round_otherwise(world, encoder)
+    found, decoded = ask(world, encoder, tokens=True, batch_size=2)
+    assert decoded == 8 and found.rows == first.rows
+    np.testing.assert_array_equal(found.embeddings_ND, first.embeddings_ND)
 
 
 def test_tokens_that_nobody_asked_for_are_not_read(shard: World, encoder: ImageEncoder) -> None:
