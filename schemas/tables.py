@@ -21,14 +21,17 @@ SAMPLES = pa.schema(
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
-# One row per sample and kept label, sorted by label, then by sample. `shard` is one value per file and costs nothing.
+# One row per sample and kept label, sorted by label_id, then shard, then sample. `odds` are log odds on the grid of
+# schemas.scores: score = sigmoid(odds / ODDS_STEPS), logit = (odds / ODDS_STEPS - intercept) / slope. All but
+# `sample` and `odds` are one value for each shard or label, and cost next to nothing.
 SCORES = pa.schema(
     [
         pa.field("shard", _NAME, nullable=False),
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("label_id", _NAME, nullable=False),
-        pa.field("logit", pa.float32(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
+        pa.field("odds", pa.int32(), nullable=False),
+        pa.field("slope", pa.float64(), nullable=False),
+        pa.field("intercept", pa.float64(), nullable=False),
     ]
 )
 

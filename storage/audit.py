@@ -23,6 +23,7 @@ from schemas.manifest import Part, Promotion, RunRecord, ShardReport
 from schemas.sample import MemberCounts, SampleStatus, ShardStatus
 from schemas.tables import SAMPLES, SCORES
 from storage.catalog import check_store, shown_model
+from storage.compacted import iter_unsound_compacted
 from storage.files import Folder, checksum, fingerprint_of, iter_leftovers, transport_errors
 from storage.findings import AuditReport, Finding, FindingCode, RunCounts
 from storage.inventory import iter_missing, iter_unsound_ground_truth, read_sound_runs
@@ -85,6 +86,7 @@ def audit_run(folder: Folder, run_id: str | None = None) -> AuditReport:
         audited = [_audit(folder, run, counted, _tagged(runs, run)) for run in chosen]
         found = [*unreadable, *iter_missing(folder, chosen)] if runs or unreadable else [_no_run()]
         found += iter_unsound_ground_truth(folder)
+        found += iter_unsound_compacted(folder, chosen)
         for _, findings in audited:
             found += findings
         return AuditReport(runs=tuple(counts for counts, _ in audited), findings=(*found, *_leftovers(folder, prefix)))

@@ -10,26 +10,27 @@ decided when the catalog is opened: open it anew to see what was written since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 from pydantic import ValidationError
 
+from schemas.compaction import Kind
 from schemas.errors import StoreError
-from schemas.manifest import ModelRecord, Promotion
-from schemas.taxonomy import Taxonomy
+from schemas.manifest import Promotion
+from storage.catalog_tables import Facts, combined_targets, small_tables
+from storage.compacted import in_large_files, read_compacted
 from storage.files import Folder, transport_errors
 from storage.ground_truth_views import ground_truth_sql, ground_truth_tables
-from storage.labels import CurrentLabel, current_taxonomies, labels_of
+from storage.keyless import SCHEMA as KEYLESS
+from storage.labels import current_taxonomies, labels_of
 from storage.models import read_model, read_models, read_promotion
-from storage.runs import StoredRun, last_asked, read_runs
+from storage.runs import StoredRun, chosen_run, last_asked, read_runs
 from storage.sandbox import StoreFiles, connect, file_error, lock, unreadable
 from storage.taxonomies import read_taxonomy, taxonomies_in_force
-from storage.views import samples_sql, scores_sql, views_sql
-from storage.visibility import VisibleParts, all_parts, shown_labels, visible_samples, visible_scores
+from storage.views import KEPT_READY, samples_sql, scores_sql, views_sql
+from storage.visibility import VisibleParts, all_parts, visible_samples, visible_scores
 
 STORE_FOLDERS = (
     "annotations",
@@ -43,55 +44,10 @@ STORE_FOLDERS = (
     "training",
 )
 
-_TEXTS = pa.list_(pa.string())
-_TIME = pa.timestamp("us", tz="UTC")
-_LABELS = pa.schema(
-    [(name, pa.string()) for name in ("dataset", "label_id", "name", "parent", "merged_into", "target", "description")]
-    + [(name, pa.bool_()) for name in ("retired", "active", "seen", "combined")]
-    + [("synonyms", _TEXTS)]
-)
-_SCORABLE = pa.schema([("model_id", pa.string()), ("scorer", pa.string()), ("label_id", pa.string())])
-_RUNS = pa.schema(
-    [(name, pa.string()) for name in ("run_id", "dataset", "model_id", "scorer", "taxonomy_digest")]
-    + [(name, pa.int64()) for name in ("labels", "shards", "samples", "failed")]
-    + [("floor", pa.float64()), ("top_k", pa.int32()), ("calibration", pa.string()), ("complete", pa.bool_())]
-    + [("created_at", _TIME), ("finished_at", _TIME)]
-)
-_MODELS = pa.schema(
-    [(name, pa.string()) for name in ("model_id", "name", "kind", "architecture", "encoder_id", "text_encoder_id")]
-    + [("scorers", _TEXTS), ("calibration", pa.string()), ("slope", pa.float64()), ("intercept", pa.float64())]
-    + [("seen_labels", _TEXTS), ("promoted", pa.bool_())]
-)
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """What was read from the store, apart from Parquet."""
-
-    runs: Sequence[StoredRun]
-    models: dict[str, ModelRecord]
-    taxonomies: dict[str, list[Taxonomy]]  # by dataset
-    labels: Sequence[CurrentLabel]
-    model_id: str | None  # whose scores the views show
-    promoted: str | None
-    annotations: dict[str, int]  # path -> bytes
-    side_labels: dict[str, int]
-    calibrations: dict[str, int]
-
-    @property
-    def scorer(self) -> str:
-        """What the shown model scores with where nothing else is asked for."""
-        model = self.models.get(self.model_id or "")
-        return model.scorers[0] if model else "clip"
-
-    @property
-    def seen_labels(self) -> frozenset[str]:
-        """Labels that the shown model was trained on."""
-        model = self.models.get(self.model_id or "")
-        return frozenset(model.seen_labels if model else ())
-
-
-def open_catalog(store: str | Folder, *, model_id: str | None = None) -> duckdb.DuckDBPyConnection:
+def open_catalog(
+    store: str | Folder, *, model_id: str | None = None, run_id: str | None = None
+) -> duckdb.DuckDBPyConnection:
     """Return an in-memory connection with the views of a store. Close it, or use it in a `with` statement.
 
     It reads the Parquet files that the store's runs report, and no other file, writes none, and takes no settings.
@@ -99,15 +55,16 @@ def open_catalog(store: str | Folder, *, model_id: str | None = None) -> duckdb.
     Args:
         store: the store, or its URL.
         model_id: show the scores of this model; None: of the promoted one, or if none is, of the newest run's.
+        run_id: show what this run wrote and nothing else, named as in `chosen_run`; its own model is the one shown.
 
     Raises:
-        StoreError: there is no store at this URL, or what is in it cannot be read.
+        StoreError: there is no store at this URL, or no such run in it, or what is in it cannot be read.
         ModelError: the store has no model of this id.
     """
     folder = Folder(store) if isinstance(store, str) else store
     try:
         check_store(folder)
-        facts = _read_facts(folder, model_id)
+        facts = _read_facts(folder, model_id, run_id)
     except transport_errors() as error:
         raise StoreError(f"the store {folder.url!r} cannot be read: {error}") from error
     except ValidationError as error:
@@ -149,7 +106,7 @@ def check_store(folder: Folder) -> None:
         )
 
 
-def _check_thresholds(facts: _Facts) -> None:
+def _check_thresholds(facts: Facts) -> None:
     """Refuse to show a calibrated model whose calibration is lost: tags by the default threshold would be wrong.
 
     Raises:
@@ -168,13 +125,17 @@ def shown_model(runs: Sequence[StoredRun], promotion: Promotion | None) -> str |
     return max(runs, key=last_asked).record.model_id if runs else None
 
 
-def _read_facts(folder: Folder, model_id: str | None) -> _Facts:
+def _read_facts(folder: Folder, model_id: str | None, run_id: str | None) -> Facts:
     runs, models, promotion = read_runs(folder), read_models(folder), read_promotion(folder)
+    if run_id is not None:
+        runs = [chosen_run(runs, run_id)]
+        model_id = runs[0].record.model_id
     if model_id is not None:
         model_id = read_model(folder, model_id).model_id
     taxonomies = current_taxonomies(folder, runs)
-    return _Facts(
+    return Facts(
         runs=runs,
+        compacted=read_compacted(folder, runs),
         models=models,
         taxonomies=taxonomies,
         labels=labels_of(taxonomies),
@@ -190,98 +151,42 @@ def _sizes(folder: Folder, prefix: str, pattern: str) -> dict[str, int]:
     return {name: size for name, size in folder.sizes(prefix).items() if fnmatchcase(name, pattern)}
 
 
-def _build(connection: duckdb.DuckDBPyConnection, folder: Folder, facts: _Facts) -> None:
+def _build(connection: duckdb.DuckDBPyConnection, folder: Folder, facts: Facts) -> None:
     reported = {part.path: part.bytes for run in facts.runs for report in run.reports for part in report.parts.values()}
-    listed = facts.annotations | facts.side_labels | facts.calibrations
+    large = {each.file.path: each.file.bytes for files in facts.compacted.values() for each in files}
+    listed = large | facts.annotations | facts.side_labels | facts.calibrations
     connection.register_filesystem(StoreFiles(folder, reported | listed))
     scores = visible_scores(facts.runs, facts.model_id) if facts.model_id else []
-    connection.execute("CREATE SCHEMA internal")
-    for name, table in (*_tables(facts, scores), *_words(folder, facts)):
+    connection.execute(f"CREATE SCHEMA internal; CREATE SCHEMA {KEYLESS}")
+    for name, table in (*small_tables(facts, scores), *_words(folder, facts)):
         connection.register("read", table)
         connection.execute(f"CREATE TABLE internal.{name} AS SELECT * FROM read")
         connection.unregister("read")
     for name, query in _views(facts, scores):
-        connection.execute(f"CREATE VIEW {name} AS {query}")
+        kind = "TABLE" if name in KEPT_READY else "VIEW"
+        connection.execute(f"CREATE {kind} {name} AS {query}")
     lock(connection)
 
 
-def _tables(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str, pa.Table]]:
-    """Yield the small tables: everything that is not in Parquet."""
-    yield "labels", pa.Table.from_pylist(list(_label_rows(facts, scores)), schema=_LABELS)
-    yield "scorable", pa.Table.from_pylist(list(_scorable_rows(facts)), schema=_SCORABLE)
-    yield "runs", pa.Table.from_pylist([_run_row(run) for run in facts.runs], schema=_RUNS)
-    rows = [_model_row(model, facts.promoted) for model in facts.models.values()]
-    yield "models", pa.Table.from_pylist(rows, schema=_MODELS)
-
-
-def _words(folder: Folder, facts: _Facts) -> Iterable[tuple[str, pa.Table]]:
+def _words(folder: Folder, facts: Facts) -> Iterable[tuple[str, pa.Table]]:
     """Yield what is needed to know the words of side files; datasets that nothing scored go by what is in force."""
     strange = {path.split("/")[1] for path in facts.side_labels} - facts.taxonomies.keys()
     in_force = [read_taxonomy(folder, record.digest) for record in taxonomies_in_force(folder)] if strange else []
     return ground_truth_tables(facts.side_labels, facts.taxonomies, in_force)
 
 
-def _views(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str, str]]:
-    yield "samples", samples_sql(visible_samples(facts.runs))
-    yield "internal.all_samples", samples_sql(all_parts(facts.runs, "samples"))
-    yield "internal.scores", scores_sql(scores)
-    yield "internal.all_scores", scores_sql(all_parts(facts.runs, "scores"))
+def _views(facts: Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str, str]]:
+    def large(kind: Kind, parts: Iterable[VisibleParts]) -> list[VisibleParts]:
+        return in_large_files(kind, parts, facts.runs, facts.compacted)
+
+    yield "samples", samples_sql(large("samples", visible_samples(facts.runs)))
+    yield "internal.all_samples", samples_sql(large("samples", all_parts(facts.runs, "samples")))
+    yield "internal.scores", scores_sql(large("scores", scores))
+    yield "internal.all_scores", scores_sql(large("scores", all_parts(facts.runs, "scores")))
     yield from ground_truth_sql(annotations=list(facts.annotations), side_labels=list(facts.side_labels))
     yield from views_sql(
         model_id=facts.model_id,
         scorer=facts.scorer,
-        combined=bool(_combined_targets(facts, scores)),
+        combined=bool(combined_targets(facts, scores)),
         calibrations={path.split("/")[1]: path for path in facts.calibrations},
     )
-
-
-def _combined_targets(facts: _Facts, scores: Sequence[VisibleParts]) -> set[tuple[str, str]]:
-    """Return dataset and label of those that scores of other labels are shown under."""
-    shown = shown_labels(scores, facts.runs)
-    return {
-        (current.dataset, current.target)
-        for current in facts.labels
-        if current.target != current.label.id and current.label.id in shown.get(current.dataset, ())
-    }
-
-
-def _label_rows(facts: _Facts, scores: Sequence[VisibleParts]) -> Iterable[dict[str, Any]]:
-    combined = _combined_targets(facts, scores)
-    for current in facts.labels:
-        label = current.label
-        yield label.model_dump(include={"name", "parent", "merged_into", "retired", "description", "synonyms"}) | {
-            "dataset": current.dataset,
-            "label_id": label.id,
-            "target": current.target,
-            "active": label.active,
-            "seen": label.id in facts.seen_labels,
-            "combined": (current.dataset, current.target) in combined,
-        }
-
-
-def _scorable_rows(facts: _Facts) -> Iterable[dict[str, Any]]:
-    """Yield every model and scorer with every label that it scored or could score."""
-    known = {current.label.id for current in facts.labels}
-    known |= {label.label_id for run in facts.runs for label in run.record.vocabulary}
-    scorers = {(run.record.model_id, run.record.scorer) for run in facts.runs}
-    scorers |= {(model.model_id, scorer) for model in facts.models.values() for scorer in model.scorers}
-    for model_id, scorer in sorted(scorers):
-        seen = facts.models[model_id].seen_labels if model_id in facts.models else ()
-        for label_id in sorted(known.union(seen)):
-            yield {"model_id": model_id, "scorer": scorer, "label_id": label_id}
-
-
-def _run_row(run: StoredRun) -> dict[str, Any]:
-    record, manifest = run.record, run.manifest
-    return record.model_dump(include={*_RUNS.names} - {"labels", "samples", "failed", "shards"}) | {
-        "labels": len(record.vocabulary),
-        "shards": len(run.reports),
-        "samples": sum(report.num_samples for report in run.reports),
-        "failed": sum(report.num_failed for report in run.reports),
-        "complete": manifest is not None,
-        "finished_at": manifest.finished_at if manifest else None,
-    }
-
-
-def _model_row(model: ModelRecord, promoted: str | None) -> dict[str, Any]:
-    return model.model_dump(include={*_MODELS.names}) | {"promoted": model.model_id == promoted}

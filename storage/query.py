@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from schemas.errors import QueryError, StoreError
 from storage.files import transport_errors
+from storage.keyless import nodes, without_keys
 from storage.sandbox import file_error, unreadable
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _BLANK = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)"
 _EXPLAIN = re.compile(
     rf"{_BLANK}*EXPLAIN\b{_BLANK}*(?:ANALYZE\b{_BLANK}*)?(?:\(\s*(?:ANALYZE|FORMAT)\b[^()]*\){_BLANK}*)?", re.I | re.S
 )
+# Where in the query it happened. Messages of a query's own making have no such line behind an empty one.
+_QUOTATION = re.compile(r"\n\nLINE \d+: .*\Z", re.S)
 _UNKNOWN_TABLE = re.compile(r"Table with name .* does not exist")
 # Arrow has no such types: DuckDB hands over other values (2**128 - 1 as -1) or bytes that only it can read.
 _NOT_IN_ARROW = frozenset(("bignum", "bit", "geometry", "time with time zone", "uhugeint", "variant"))
@@ -33,7 +36,12 @@ _NESTED = frozenset(("array", "list", "map", "struct", "union"))
 
 
 def run_query(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: Sequence[object] | Mapping[str, object] = (),
+    *,
+    max_rows: int | None = None,
+    max_seconds: float | None = None,
 ) -> pa.Table:
     """Return the result of one SELECT-like statement; columns of equal name are told apart by a number.
 
@@ -44,18 +52,20 @@ def run_query(
         connection: an open catalog.
         sql: one statement.
         parameters: values of `?` and `$1`, in order, or of `$name`, by name. Put text of users here, never into `sql`.
+        max_rows: return the first rows of the answer only.
+        max_seconds: stop a query that takes longer.
 
     Raises:
-        QueryError: not one statement, or one that could change something, or one that DuckDB refuses.
+        QueryError: not one statement, or one that could change something, or one that DuckDB refuses, or too slow.
         StoreError: a file of the store cannot be read.
     """
     _check_text(sql)
-    _check(connection, sql)
+    asked = _checked(connection, sql)
     cursor = connection.cursor()
     try:
-        return _interruptible(cursor, lambda: _answer(cursor, sql, parameters))
+        return _interruptible(cursor, lambda: _answer(cursor, asked, sql, parameters, max_rows), max_seconds)
     except duckdb.Error as error:
-        raise _translated(connection, error) from None
+        raise _translated(connection, error, as_asked=asked == sql) from None
     except transport_errors() as error:
         raise unreadable(str(error)) from error
     finally:
@@ -63,26 +73,48 @@ def run_query(
 
 
 def _answer(
-    cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object]
+    cursor: duckdb.DuckDBPyConnection,
+    asked: str,
+    sql: str,
+    parameters: Sequence[object] | Mapping[str, object],
+    max_rows: int | None,
 ) -> pa.Table:
     cursor.execute("BEGIN TRANSACTION READ ONLY")
-    relation = cursor.sql(sql, params=parameters or None)
+    try:
+        relation = cursor.sql(asked, params=parameters or None)
+    except (duckdb.BinderException, duckdb.CatalogException):
+        if asked == sql:
+            raise
+        cursor.rollback()
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        relation = cursor.sql(sql, params=parameters or None)  # what is wrong is said of the query as it was written
+    if max_rows is not None:
+        relation = relation.limit(max_rows)
     names = _distinct(relation.columns)
     return _for_arrow(relation).to_arrow_table().rename_columns(names)
 
 
-def _interruptible(cursor: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table]) -> pa.Table:
+def _interruptible(
+    cursor: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table], max_seconds: float | None
+) -> pa.Table:
     """Let another thread do the work and wait here for it, or for Ctrl-C, which DuckDB does not see while it works."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         answer = pool.submit(work)
         try:
+            if not wait([answer], timeout=max_seconds).done:
+                _interrupt(cursor, answer)
+                raise QueryError(f"the query took longer than {max_seconds:g} seconds; ask for less of it")
             return answer.result()
         except KeyboardInterrupt:
-            # Again and again: what comes between two statements of the work is forgotten.
-            while not answer.done():
-                cursor.interrupt()
-                wait([answer], timeout=0.1)
+            _interrupt(cursor, answer)
             raise
+
+
+def _interrupt(cursor: duckdb.DuckDBPyConnection, answer: Future[pa.Table]) -> None:
+    # Again and again: what comes between two statements of the work is forgotten.
+    while not answer.done():
+        cursor.interrupt()
+        wait([answer], timeout=0.1)
 
 
 def _for_arrow(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -109,23 +141,28 @@ def _check_text(sql: str) -> None:
         raise QueryError(f"the query is not UTF-8 at character {error.start + 1}; save or type it as UTF-8") from None
 
 
-def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Refuse everything that is not one statement that only reads.
+def _checked(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """Return the query as it is to be asked; refuse everything that is not one statement that only reads.
 
     Raises:
         QueryError: saying what was found instead.
     """
     statement = _single(sql)
+    explain = ""
     if statement.type is duckdb.StatementType.EXPLAIN:
         # The text behind EXPLAIN is looked at by itself: EXPLAIN ANALYZE carries out what it explains.
-        statement = _single(_EXPLAIN.sub("", statement.query, count=1))
+        explained = _EXPLAIN.sub("", statement.query, count=1)
+        explain = statement.query.removesuffix(explained) + " "
+        statement = _single(explained)
     if statement.type is duckdb.StatementType.MULTI:
         raise QueryError(f"{_READ_ONLY}; a PIVOT needs its values: PIVOT tags ON label_id IN ('cat', 'dog') USING ...")
     if statement.type is not duckdb.StatementType.SELECT:
         raise QueryError(f"{statement.type.name.replace('_', ' ')} refused: {_READ_ONLY}")
-    written = _writing_nodes(connection, statement.query)
+    tree = _parsed(connection, statement.query)
+    written = _writing_nodes(tree)
     if written:
         raise QueryError(f"{written} inside WITH refused: {_READ_ONLY}")
+    return explain + without_keys(statement.query, tree)
 
 
 def _single(sql: str) -> duckdb.Statement:
@@ -138,39 +175,39 @@ def _single(sql: str) -> duckdb.Statement:
     return statements[0]
 
 
-def _writing_nodes(connection: duckdb.DuckDBPyConnection, select: str) -> str:
+def _parsed(connection: duckdb.DuckDBPyConnection, select: str) -> Any:
+    with connection.cursor() as cursor:
+        row = cursor.execute("SELECT json_serialize_sql(?)", [select]).fetchone()
+    return json.loads(row[0]) if row else {"error": True}
+
+
+def _writing_nodes(tree: Any) -> str:
     """Return the kind of statement that a WITH clause carries out, if it does more than select.
 
     DuckDB 2 calls `WITH a AS (COPY ... TO ...) FROM a` a SELECT, so the parsed tree has to be looked at.
     """
-    with connection.cursor() as cursor:
-        row = cursor.execute("SELECT json_serialize_sql(?)", [select]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
     if tree["error"]:
         return "a statement that cannot be checked"
-    kinds = {kind for kind in _node_types(tree["statements"]) if kind.endswith("_QUERY_NODE")}
-    return ", ".join(sorted(kind.removesuffix("_QUERY_NODE") for kind in kinds))
+    kinds = {str(node.get("type")) for node in nodes(tree["statements"])}
+    return ", ".join(sorted(kind.removesuffix("_QUERY_NODE") for kind in kinds if kind.endswith("_QUERY_NODE")))
 
 
-def _node_types(tree: Any) -> Iterable[str]:
-    """Yield the type of every node of a parsed query."""
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            if isinstance(node.get("type"), str):
-                yield node["type"]
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
+def _translated(
+    connection: duckdb.DuckDBPyConnection, error: duckdb.Error, *, as_asked: bool
+) -> QueryError | StoreError:
+    """Return our error for DuckDB's: its message, and what there is where a name is unknown or a file was asked for.
 
-
-def _translated(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> QueryError | StoreError:
-    """Return our error for DuckDB's: its message, and what there is where a name is unknown or a file was asked for."""
+    Args:
+        connection: an open catalog.
+        error: what DuckDB raised.
+        as_asked: whether the user wrote what DuckDB was asked; if not, its quotation of it is left out.
+    """
     raised = file_error(error)
     if raised is not None:
         return raised
     message = str(error).strip()
+    if not as_asked and isinstance(error, duckdb.DataError):
+        message = _QUOTATION.sub("", message)
     if isinstance(error, duckdb.PermissionException):
         return QueryError(f"{message}\nqueries read the views of the store, and no files")
     if _UNKNOWN_TABLE.search(message):

@@ -64,7 +64,7 @@ _STILL_OPEN = """
 """
 
 # As in the view `tags`: where labels were merged, the best score of any of them counts.
-_SCORED = """
+SCORED = """
 scored AS (
     SELECT s.dataset, s.shard, s.sample, s.label_id, s.score, s.logit, s.scorer
     FROM internal.scores s JOIN internal.labels l ON l.dataset = s.dataset AND l.label_id = s.label_id
@@ -81,7 +81,7 @@ scored AS (
 # Unfitted scores may be saturated at 0 or 1: their logits have the same order. Each list is one `row_number` with one
 # key, which DuckDB answers without sorting everything.
 _RANKED = f"""
-WITH {_COMMON}, {_SCORED},
+WITH {_COMMON}, {SCORED},
 still AS (
     SELECT s.dataset, s.shard, s.sample, s.label_id, s.score, t.threshold, t.judged,
         s.score >= t.threshold AS above, CASE WHEN t.judged THEN s.score ELSE s.logit END AS strength
@@ -107,7 +107,7 @@ ORDER BY r.rank, p.sha256, p.dataset
 
 # A picture drawn by lot may have no score of the label: it is below the floor. MD5 draws alike for ever.
 _DRAWN = f"""
-WITH {_COMMON}, {_SCORED},
+WITH {_COMMON}, {SCORED},
 pool AS (SELECT * FROM pictures ORDER BY md5(concat_ws('/', sha256, $seed)), dataset LIMIT $pool),
 drawn AS (
     SELECT p.*, t.label_id, t.threshold, t.judged, t.scorer, md5(concat_ws('/', p.sha256, t.label_id, $seed)) AS lot

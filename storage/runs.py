@@ -6,14 +6,15 @@ complete when its manifest is there. Nothing else is remembered anywhere, so the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import ValidationError
 
-from schemas.manifest import RunManifest, RunRecord, ShardReport
+from schemas.errors import StoreError, one_of
+from schemas.manifest import SCORE_LAYOUT, RunManifest, RunRecord, ShardReport
 from storage.files import Folder, part_name
 from storage.patterns import ShardRef
 from storage.records import find_json, read_json, write_json
@@ -131,6 +132,36 @@ def _find_run(folder: Folder, run_id: str) -> StoredRun | None:
         return None
 
 
+def chosen_run(runs: Sequence[StoredRun], name: str | None = None) -> StoredRun:
+    """Return the run that a person means.
+
+    Args:
+        runs: all of a store.
+        name: a run's id, the start of one id only, or a dataset, of which it is the run that was asked for last; None:
+            of all the complete run that was asked for last.
+
+    Raises:
+        StoreError: there is none, or the start fits several.
+    """
+    if name is None:
+        complete = [run for run in runs if run.manifest is not None]
+        if not complete:
+            raise StoreError(f"no run of the store is complete; of those begun name one: {_ids(runs)}")
+        return max(complete, key=last_asked)
+    exact = [run for run in runs if run.record.run_id == name]
+    of_dataset = sorted((run for run in runs if run.record.dataset == name), key=last_asked)
+    begins = [run for run in runs if run.record.run_id.startswith(name)]
+    if found := exact or of_dataset[-1:] or begins:
+        if len(found) > 1:
+            raise StoreError(f"run {name!r} may be {_ids(found)}; write more of its id")
+        return found[0]
+    raise StoreError(one_of("run", name, (run.record.run_id for run in runs)))
+
+
+def _ids(runs: Sequence[StoredRun]) -> str:
+    return ", ".join(run.record.run_id for run in runs) or "none"
+
+
 def begun(run: StoredRun) -> tuple[datetime, str]:
     """Sorts runs by when they were first asked for."""
     return run.record.created_at, run.record.run_id
@@ -146,9 +177,14 @@ def read_run(folder: Folder, run_id: str) -> StoredRun:
 
     Raises:
         FileNotFoundError: there is no such run.
-        StoreError: its record or its manifest is damaged.
+        StoreError: its record or its manifest is damaged, or its scores have a layout that this version does not read.
     """
     record = read_json(folder, run_path(run_id, "run.json"), RunRecord)
+    if "layout" not in record.model_fields_set or record.layout != SCORE_LAYOUT:
+        raise StoreError(
+            f"the scores of run {run_id!r} in the store {folder.url!r} are laid out as another version of clipdecoder "
+            f"does; move {run_path(run_id, '')} away and give its command again: they are made from stored features"
+        )
     manifest = find_json(folder, run_path(run_id, "manifest.json"), RunManifest)
     reports = manifest.shards if manifest is not None else read_reports(folder, run_id)
     return StoredRun(record=record, reports=reports, manifest=manifest)

@@ -1,23 +1,26 @@
 """The SQL of the views. Text only: names and paths come in as values and are quoted here.
 
 Schema `internal` holds what the public views are made of: tables of what was read when the catalog was opened, and
-views over Parquet without keys, which cost a join. Public views stand in `main`.
+views over Parquet without keys, which cost a join. Public views stand in `main`; `keyless` has twins of them that
+`run_query` asks where no key is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import pyarrow as pa
 
 from schemas.manifest import DEFAULT_THRESHOLD
-from schemas.tables import ANY_LABEL, CALIBRATION, SAMPLES, SCORES
+from schemas.scores import ODDS_STEPS
+from schemas.tables import ANY_LABEL, CALIBRATION, SAMPLES
+from storage.keyless import SCHEMA as KEYLESS
 from storage.sandbox import PROTOCOL
 from storage.visibility import VisibleParts
 
 _DUCKDB_TYPES = {
     pa.string(): "VARCHAR",
-    pa.dictionary(pa.int32(), pa.string()): "VARCHAR",
     pa.int8(): "TINYINT",
     pa.int32(): "INTEGER",
     pa.int64(): "BIGINT",
@@ -26,10 +29,31 @@ _DUCKDB_TYPES = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
 }
 
+# What a score part holds, and what the views make of it: log odds on a grid and each label's map to them.
+_SCORES = {
+    "shard": "VARCHAR",
+    "sample": "INTEGER",
+    "label_id": "VARCHAR",
+    "logit": "FLOAT",
+    "score": "FLOAT",
+    "odds": "INTEGER",
+}
+_MADE_OF_ODDS = {
+    "logit": f"((odds / {ODDS_STEPS}e0 - intercept) / slope)::FLOAT",
+    "score": f"(1 / (1 + exp(odds / -{ODDS_STEPS}e0)))::FLOAT",
+}
+
+# Small and part of every question about tags: made once, since to plan them anew costs more than to read them.
+KEPT_READY = frozenset(("internal.judged",))
+
 # A key is joined on last, and from the left, so that a score is shown even if its sample's row should be missing.
 _WITH_KEY = """
 SELECT s.dataset, s.shard, s.sample, k.key, s.label_id, s.logit, s.score, s.run_id, s.model_id, s.scorer
 FROM {scores} s LEFT JOIN {samples} k ON k.{owner} = s.{owner} AND k.shard = s.shard AND k.sample = s.sample
+"""
+
+_WITHOUT_KEY = """
+SELECT dataset, shard, sample, label_id, logit, score, run_id, model_id, scorer FROM {scores}
 """
 
 _PLAIN_TAGS = """
@@ -37,7 +61,7 @@ SELECT s.dataset, s.shard, s.sample, s.label_id, l.name AS label, s.score, s.log
     s.model_id, s.scorer
 FROM internal.scores s
     JOIN internal.judged l ON l.dataset = s.dataset AND l.label_id = s.label_id AND l.scorer = s.scorer
-WHERE l.active AND NOT l.combined AND s.score >= l.threshold
+WHERE l.active AND NOT l.combined AND s.odds >= l.odds AND s.score >= l.threshold
 """
 
 # Several scored labels are one label now: a sample's best score counts, against the threshold of the one that is left.
@@ -48,14 +72,23 @@ SELECT s.dataset, s.shard, s.sample, l.label_id, any_value(l.name) AS label, max
 FROM internal.scores s
     JOIN internal.labels m ON m.dataset = s.dataset AND m.label_id = s.label_id AND m.combined
     JOIN internal.judged l ON l.dataset = m.dataset AND l.label_id = m.target AND l.scorer = s.scorer
-WHERE l.active AND s.score >= l.threshold
+WHERE l.active AND s.odds >= l.odds AND s.score >= l.threshold
 GROUP BY s.dataset, s.shard, s.sample, l.label_id
 """
 
 _TAGS_WITH_KEY = """
 SELECT t.dataset, t.shard, t.sample, k.key, t.label_id, t.label, t.score, t.logit, t.threshold, t.seen, t.run_id,
     t.model_id, t.scorer
-FROM ({tags}) t LEFT JOIN samples k ON k.dataset = t.dataset AND k.shard = t.shard AND k.sample = t.sample
+FROM internal.tags t LEFT JOIN samples k ON k.dataset = t.dataset AND k.shard = t.shard AND k.sample = t.sample
+"""
+
+# Every model and scorer with every label that it scored or could score.
+_SCORABLE = """
+SELECT s.model_id, s.scorer, k.label_id FROM internal.scorers s CROSS JOIN internal.known k
+UNION ALL
+SELECT s.model_id, s.scorer, m.label_id
+FROM internal.scorers s JOIN (SELECT model_id, unnest(seen_labels) AS label_id FROM internal.models) m USING (model_id)
+WHERE NOT EXISTS (FROM internal.known k WHERE k.label_id = m.label_id)
 """
 
 # A label without a row of its own has that of any label: it is novel to the model.
@@ -68,9 +101,12 @@ FROM internal.scorable b
     LEFT JOIN internal.calibration n ON n.model_id = b.model_id AND n.scorer = b.scorer AND n.label_id = {any_label}
 """
 
-_JUDGED = """
-SELECT l.*, t.scorer, t.threshold
-FROM internal.labels l JOIN thresholds t ON t.model_id = {model_id} AND t.label_id = l.label_id
+# `odds`: no score below them reaches the threshold, be it rounded to float32. It spares the rest their exponential.
+_JUDGED = f"""
+SELECT l.*, t.scorer, t.threshold, CASE WHEN t.threshold <= 1e-7 THEN -2147483648
+    ELSE floor(ln((least(t.threshold, 1) - 1e-7) / (1 - least(t.threshold, 1) + 1e-7)) * {ODDS_STEPS}) - 1
+    END::INTEGER AS odds
+FROM internal.labels l JOIN thresholds t ON t.model_id = {{model_id}} AND t.label_id = l.label_id
 """
 
 # Thresholds of the scorer that the model uses where none is asked for.
@@ -90,7 +126,7 @@ def literal(value: str) -> str:
 def samples_sql(parts: Sequence[VisibleParts]) -> str:
     """Return the query of sample parts, each row with the run it comes from."""
     constants = [{"dataset": part.dataset, "run_id": part.run_id} for part in parts]
-    return _union(columns_of(SAMPLES), parts, constants, ("dataset",), ("run_id",))
+    return _union({"dataset": "VARCHAR"} | columns_of(SAMPLES) | {"run_id": "VARCHAR"}, parts, constants)
 
 
 def scores_sql(parts: Sequence[VisibleParts]) -> str:
@@ -99,7 +135,9 @@ def scores_sql(parts: Sequence[VisibleParts]) -> str:
         {"dataset": part.dataset, "run_id": part.run_id, "model_id": part.model_id, "scorer": part.scorer}
         for part in parts
     ]
-    return _union(columns_of(SCORES), parts, constants, ("dataset",), ("run_id", "model_id", "scorer"))
+    return _union(
+        {"dataset": "VARCHAR"} | _SCORES | dict.fromkeys(("run_id", "model_id", "scorer"), "VARCHAR"), parts, constants
+    )
 
 
 def views_sql(
@@ -118,11 +156,15 @@ def views_sql(
     yield "scores", _WITH_KEY.format(scores="internal.scores", samples="samples", owner="dataset")
     yield "all_scores", _WITH_KEY.format(scores="internal.all_scores", samples="internal.all_samples", owner="run_id")
     yield "internal.calibration", _calibration_sql(calibrations)
+    yield "internal.scorable", _SCORABLE
     yield "thresholds", _THRESHOLDS.format(default=default, any_label=literal(ANY_LABEL))
     yield "internal.judged", _JUDGED.format(model_id=literal(model_id or ""))
     yield "labels", _LABELS.format(default=default, scorer=literal(scorer))
-    tags = f"{_PLAIN_TAGS} UNION ALL {_COMBINED_TAGS}" if combined else _PLAIN_TAGS
-    yield "tags", _TAGS_WITH_KEY.format(tags=tags)
+    yield "internal.tags", f"{_PLAIN_TAGS} UNION ALL {_COMBINED_TAGS}" if combined else _PLAIN_TAGS
+    yield "tags", _TAGS_WITH_KEY
+    yield f"{KEYLESS}.scores", _WITHOUT_KEY.format(scores="internal.scores")
+    yield f"{KEYLESS}.all_scores", _WITHOUT_KEY.format(scores="internal.all_scores")
+    yield f"{KEYLESS}.tags", "SELECT * FROM internal.tags"
     yield "runs", "SELECT * FROM internal.runs"
     yield "models", "SELECT * FROM internal.models"
 
@@ -143,22 +185,15 @@ def columns_of(schema: pa.Schema) -> dict[str, str]:
     return {name: types[name] for name in ("dataset", "shard", "sample", "key") if name in types} | types
 
 
-def _union(
-    columns: dict[str, str],
-    parts: Sequence[VisibleParts],
-    constants: Sequence[dict[str, str]],
-    before: Sequence[str],
-    after: Sequence[str],
-) -> str:
-    """Return one query over groups of files, with each group's constants before and after the stored columns."""
+def _union(columns: dict[str, str], parts: Sequence[VisibleParts], constants: Sequence[dict[str, str]]) -> str:
+    """Return one query over groups of files; a column that is one of a group's constants is not read from them."""
     if not parts:
-        return select_sql(dict.fromkeys(before, "VARCHAR") | columns | dict.fromkeys(after, "VARCHAR"), ())
+        return select_sql(columns, ())
     return " UNION ALL ".join(
         select_sql(
             columns,
             part.paths,
-            before=[f"{literal(values[name])} AS {name}" for name in before],
-            after=[f"{literal(values[name])} AS {name}" for name in after],
+            made=_MADE_OF_ODDS | {name: literal(value) for name, value in values.items()},
             hidden=part.hidden,
         )
         for part, values in zip(parts, constants, strict=True)
@@ -171,19 +206,26 @@ def files_sql(paths: Iterable[str]) -> str:
 
 
 def select_sql(
-    columns: dict[str, str],
+    columns: Mapping[str, str],
     paths: Sequence[str],
     *,
-    before: Sequence[str] = (),
-    after: Sequence[str] = (),
+    made: Mapping[str, str] = MappingProxyType({}),
     hidden: Iterable[str] = (),
 ) -> str:
-    """Return the query of these columns of these files; of no files, no rows with the same columns."""
+    """Return the query of these columns of these files; of no files, no rows with the same columns.
+
+    Args:
+        columns: name and type of each.
+        paths: the files.
+        made: the SQL of the columns that are not stored as they are.
+        hidden: labels whose rows are left out.
+    """
     if not paths:
         empty = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
         return f"SELECT {empty} WHERE false"
-    stored = [f'"{name}"' for name in columns]  # one of them, `at`, is a word of SQL
+    # One of the names, `at`, is a word of SQL.
+    shown = ", ".join(f'{made[name]} AS "{name}"' if name in made else f'"{name}"' for name in columns)
     labels = ", ".join(literal(label_id) for label_id in sorted(hidden))
     source = f"read_parquet({files_sql(paths)}, hive_partitioning = false)"
     where = f" WHERE label_id NOT IN ({labels})" if labels else ""
-    return f"SELECT {', '.join([*before, *stored, *after])} FROM {source}{where}"
+    return f"SELECT {shown} FROM {source}{where}"

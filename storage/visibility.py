@@ -155,7 +155,8 @@ def _grouped(kind: str, chosen: Iterable[tuple[_Visit, frozenset[str]]]) -> list
     records: dict[str, RunRecord] = {}
     for visit, hidden in chosen:
         part = visit.report.parts.get(kind)
-        if part is None or part.rows == 0 or hidden == _label_ids(visit.record):
+        # A part has rows of some label: all of them are hidden only where any is.
+        if part is None or part.rows == 0 or (hidden and len(hidden) == len(visit.record.vocabulary)):
             continue
         records[visit.record.run_id] = visit.record
         groups[visit.record.run_id, hidden].append(part.path)

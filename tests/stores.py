@@ -15,8 +15,9 @@ from schemas.sample import SampleRow, SampleStatus, ShardStatus
 from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
 from storage.models import promote, write_model
-from storage.parts import ScoreColumns, write_samples, write_scores
+from storage.parts import write_samples
 from storage.runs import StoredRun, part_path, write_manifest, write_record, write_report
+from storage.score_parts import ScoreColumns, write_scores
 from storage.taxonomies import write_taxonomy
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -150,6 +151,7 @@ def _columns(shard: Shard) -> ScoreColumns:
         sample=np.array([sample for _, sample, _ in cells], np.int32),
         label=np.array([label for label, _, _ in cells], np.int32),
         logit=np.array([math.log(score / (1 - score)) for score in scores], np.float32),
-        score=np.array(scores, np.float32),
         label_ids=label_ids,
+        slope=np.ones(len(label_ids)),
+        intercept=np.zeros(len(label_ids)),
     )

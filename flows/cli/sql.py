@@ -30,6 +30,9 @@ def sql(
         typer.Option("-o", "--output", help="Write the whole result to this file (.csv .json .parquet .txt)."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Show this model's scores.  [default: the promoted model]")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Show what this run wrote, and nothing else: its id or the start of it.")
+    ] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Rows shown as a table; other formats and -o give all.")] = 50,
     store: Store = None,
     as_json: Json = False,
@@ -46,8 +49,10 @@ def sql(
     from storage.results import write_result
 
     chosen = _format("json" if as_json else format, output)
+    if model is not None and run is not None:
+        raise ConfigError(f"--run {run} shows the scores of its own model; leave out --model {model}")
     text = _stdin() if query == "-" else query
-    table = run_query(open_catalog(store_url(store), model_id=model), text)
+    table = run_query(open_catalog(store_url(store), model_id=model, run_id=run), text)
     if output is None:
         write_result(table, chosen, sys.stdout.buffer, max_rows=max_rows)
         return

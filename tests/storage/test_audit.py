@@ -137,7 +137,7 @@ def test_parts_must_be_there_and_be_what_was_written(world: World) -> None:
 
 
 def test_parts_must_be_parquet_with_our_columns(world: World) -> None:
-    world.rewrite("scores", lambda table: table.drop_columns(["logit"]))
+    world.rewrite("scores", lambda table: table.drop_columns(["odds"]))
     assert world.codes() == {"part_unreadable"}
     report = world.report()
     path = world.store / report.parts["samples"].path
@@ -177,7 +177,8 @@ def test_the_reports_counts_must_be_the_rows(world: World) -> None:
 
 
 def _scores(*rows: tuple[int, str]) -> Callable[[pa.Table], pa.Table]:
-    cells = [{"shard": "00", "sample": s, "label_id": label, "logit": 0.0, "score": 0.5} for s, label in rows]
+    maps = {"slope": 1.0, "intercept": 0.0}
+    cells = [{"shard": "00", "sample": s, "label_id": label, "odds": 0} | maps for s, label in rows]
     return lambda _: pa.Table.from_pylist(cells, schema=SCORES)
 
 

@@ -53,6 +53,18 @@ def test_what_only_reads_is_carried_out(connection: duckdb.DuckDBPyConnection, s
     assert run_query(connection, sql).num_rows > 0
 
 
+@pytest.mark.parametrize("sql", ["FROM range(10)", "FROM range(10) ORDER BY 1 DESC", "DESCRIBE tags", "SHOW TABLES"])
+def test_the_first_rows_alone(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    assert run_query(connection, sql, max_rows=2).to_pylist() == run_query(connection, sql).to_pylist()[:2]
+    assert run_query(connection, sql, max_rows=1000).num_rows == run_query(connection, sql).num_rows
+
+
+def test_a_query_that_takes_too_long_is_stopped(connection: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(QueryError, match=r"longer than 0\.1 seconds"):
+        run_query(connection, "SELECT count(*) FROM range(1000000) a, range(1000000) b", max_seconds=0.1)
+    assert run_query(connection, "SELECT 1", max_seconds=60).num_rows == 1
+
+
 def test_values_are_bound_and_stay_data(connection: duckdb.DuckDBPyConnection) -> None:
     nasty = "x'; DROP VIEW tags; --"
     assert run_query(connection, "SELECT ? AS a, ? AS b", [nasty, 1]).to_pylist() == [{"a": nasty, "b": 1}]

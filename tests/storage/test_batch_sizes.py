@@ -1,0 +1,34 @@
+"""Batch sizes that are remembered: from one process to the next, and never in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.batch_sizes import read_batch_size, remember_batch_size
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "clipdecoder"
+
+
+def test_sizes_are_remembered_one_by_one(cache: Path) -> None:
+    assert read_batch_size("a") is None
+    remember_batch_size("a", 256)
+    remember_batch_size("b", 64)
+    assert (read_batch_size("a"), read_batch_size("b"), read_batch_size("c")) == (256, 64, None)
+    assert [path.name for path in cache.iterdir()] == ["batch-sizes.json"]
+
+
+def test_a_damaged_or_unwritable_file_only_costs_the_memory(cache: Path) -> None:
+    remember_batch_size("a", 256)
+    (cache / "batch-sizes.json").write_text("{")
+    assert read_batch_size("a") is None
+    (cache / "batch-sizes.json").unlink()
+    cache.rmdir()
+    cache.write_text("a file where the folder would be")
+    remember_batch_size("a", 256)
+    assert read_batch_size("a") is None

@@ -1,0 +1,185 @@
+"""Single pictures by byte range: the same bytes as a reader of the whole shard has, made small once, and bounded."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import fsspec
+import pytest
+from PIL import Image
+
+from schemas.errors import SampleError, ShardError
+from schemas.sample import MemberCounts, SampleStatus, ShardStatus
+from storage.files import fingerprint_of
+from storage.shards import iter_ranges, iter_samples, read_range
+from storage.thumbnails import ShardBytes, Thumbnails, trim_cache
+from tests.nasty import build_tar, cut_tar, gzipped, jpeg, nasty_shard
+
+MEMBERS = [(f"p/{number}.jpg", jpeg(number)) for number in range(200)]
+
+
+def small(data: bytes, side: int) -> bytes:
+    """Make a small picture, or fail as decoding does."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except OSError as error:
+        raise SampleError(SampleStatus.DECODE_ERROR, str(error)) from None
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "WEBP")
+    return buffer.getvalue()
+
+
+def shard(path: Path, data: bytes) -> ShardBytes:
+    path.write_bytes(data)
+    return known(str(path))
+
+
+def known(url: str) -> ShardBytes:
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.invalidate_cache()
+    return ShardBytes(url, fingerprint_of(fs.info(path)))
+
+
+@pytest.fixture
+def thumbnails(tmp_path: Path) -> Iterator[Thumbnails]:
+    opened = Thumbnails(tmp_path / "cache", small)
+    yield opened
+    opened.close()
+
+
+def test_every_range_is_what_reading_the_whole_shard_gives(tmp_path: Path) -> None:
+    place = shard(tmp_path / "nasty.tar", nasty_shard().data)
+    ranges = list(iter_ranges(place.url))
+    samples = list(iter_samples(place.url, MemberCounts()))
+    assert len(ranges) == len(samples) and None not in ranges
+    for sample, found in zip(samples, ranges, strict=True):
+        assert found is not None
+        if sample.status is SampleStatus.OK:
+            assert read_range(place.url, found) == sample.data
+
+
+def test_headers_are_read_as_far_as_asked(tmp_path: Path) -> None:
+    whole = build_tar(MEMBERS[:3])
+    cut = shard(tmp_path / "cut.tar", cut_tar(whole, "p/2.jpg"))
+    assert len(list(islice(iter_ranges(cut.url), 2))) == 2
+    with pytest.raises(ShardError) as caught:
+        list(iter_ranges(cut.url))
+    assert caught.value.status is ShardStatus.TRUNCATED
+
+
+@pytest.mark.parametrize("pack", [bytes, gzipped], ids=["tar", "gzip"])
+def test_a_picture_is_made_small_once(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    made: list[int] = []
+
+    def counted(data: bytes, side: int) -> bytes:
+        made.append(side)
+        return small(data, side)
+
+    thumbnails = Thumbnails(tmp_path / "cache", counted)
+    name = "s.tar.gz" if pack is gzipped else "s.tar"
+    place = shard(tmp_path / name, pack(build_tar(MEMBERS[:20])))
+    first = thumbnails.get(place, 7, 24)
+    assert max(Image.open(io.BytesIO(first)).size) == 24
+    count = len(made)
+    assert thumbnails.get(place, 7, 24) == first and len(made) == count
+    assert thumbnails.read(place, 7) == MEMBERS[7][1]
+    Path(place.url).unlink()
+    assert Thumbnails(tmp_path / "cache", small).get(place, 7, 24) == first  # as it was when it was tagged
+
+
+def test_where_pictures_stand_is_remembered(tmp_path: Path, thumbnails: Thumbnails) -> None:
+    place = shard(tmp_path / "s.tar", build_tar(MEMBERS))
+    for sample in (150, 3):
+        assert thumbnails.read(place, sample) == MEMBERS[sample][1]
+    thumbnails.close()
+    data = bytearray(Path(place.url).read_bytes())
+    data[:512] = b"\xff" * 512  # no header can be read any more
+    status = os.stat(place.url)
+    Path(place.url).write_bytes(data)
+    os.utime(place.url, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = Thumbnails(tmp_path / "cache", small)
+    assert again.read(place, 150) == MEMBERS[150][1]
+    with pytest.raises(ShardError):
+        again.read(place, 199)
+
+
+def test_many_threads_at_once(tmp_path: Path, thumbnails: Thumbnails) -> None:
+    places = [shard(tmp_path / "a.tar", build_tar(MEMBERS)), shard(tmp_path / "b.tgz", gzipped(build_tar(MEMBERS)))]
+    wanted = [(place, sample) for sample in range(0, 200, 5) for place in places]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda each: thumbnails.get(*each, 16), wanted))
+    assert found == [small(MEMBERS[sample][1], 16) for _, sample in wanted]
+
+
+def test_what_cannot_be_shown_says_why(tmp_path: Path, thumbnails: Thumbnails) -> None:
+    members = [("a.jpg", jpeg(1)), ("b.jpg", b"no picture"), ("c.jpg", jpeg(3))]
+    place = shard(tmp_path / "s.tar", build_tar(members))
+    with pytest.raises(SampleError):
+        thumbnails.get(place, 1, 16)
+    for sample in (3, 3):
+        with pytest.raises(ShardError, match="sample 3"):
+            thumbnails.get(place, sample, 16)
+    cut = shard(tmp_path / "cut.tar", cut_tar(build_tar(members), "c.jpg"))
+    assert thumbnails.get(cut, 0, 16)
+    with pytest.raises(ShardError, match="inside this picture"):
+        thumbnails.get(cut, 2, 16)
+    changed = ShardBytes(place.url, known(place.url).fingerprint.model_copy(update={"tag": "other"}))
+    with pytest.raises(ShardError) as caught:
+        thumbnails.get(changed, 0, 16)
+    assert caught.value.status is ShardStatus.CHANGED
+    with pytest.raises(ShardError) as caught:
+        thumbnails.get(ShardBytes(str(tmp_path / "gone.tar"), place.fingerprint), 0, 16)
+    assert caught.value.status is ShardStatus.MISSING
+
+
+def test_a_sample_beyond_a_compressed_shard(tmp_path: Path, thumbnails: Thumbnails) -> None:
+    place = shard(tmp_path / "s.tgz", gzipped(build_tar(MEMBERS[:3])))
+    with pytest.raises(ShardError):
+        thumbnails.get(place, 3, 16)
+    with pytest.raises(ShardError):
+        thumbnails.read(place, 3)
+
+
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for number in range(20):
+        (cache / "shard").mkdir(parents=True, exist_ok=True)
+        path = cache / "shard" / f"{number}-16.webp"
+        path.write_bytes(bytes(100))
+        os.utime(path, (number, number))
+    trim_cache(cache, 2000)
+    assert len(list(cache.glob("*/*"))) == 20
+    trim_cache(cache, 1000)
+    assert sorted(int(path.name.split("-")[0]) for path in cache.glob("*/*")) == list(range(11, 20))
+
+
+def test_no_cache_costs_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    place = shard(tmp_path / "s.tar", build_tar(MEMBERS[:2]))
+    assert Thumbnails(tmp_path / "file", small).get(place, 1, 16) == small(MEMBERS[1][1], 16)
+
+
+def test_from_an_object_store(bucket: str, tmp_path: Path, thumbnails: Thumbnails) -> None:
+    url = f"{bucket}/shards/a b.tar"
+    fsspec.filesystem("s3").pipe_file(url, build_tar(MEMBERS[:5]))
+    place = known(url)
+    assert thumbnails.read(place, 3) == MEMBERS[3][1]
+    assert thumbnails.get(place, 4, 16) == small(MEMBERS[4][1], 16)
+    fsspec.filesystem("s3").pipe_file(url, build_tar(MEMBERS[1:5]))
+    with pytest.raises(ShardError) as caught:
+        Thumbnails(tmp_path / "other", small).get(place, 0, 16)
+    assert caught.value.status is ShardStatus.CHANGED
+
+
+def test_a_server_without_ranges_says_so(web: str, tmp_path: Path, thumbnails: Thumbnails) -> None:
+    (tmp_path / "s.tar").write_bytes(build_tar(MEMBERS[:3]))
+    with pytest.raises(ShardError) as caught:
+        thumbnails.get(known(f"{web}/s.tar"), 1, 16)
+    assert caught.value.status is ShardStatus.UNREADABLE
