@@ -1,4 +1,4 @@
-"""Small pictures for the pages of evaluation and review, read back from the shards, within a budget of bytes."""
+"""Small pictures for pages (evaluation, review, search, report), read back from shards within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 
 from PIL import Image
 
 from clipdecoder.encoders.images import decode_image
 from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus
-from storage.shards import iter_samples
+from storage.shards import MAX_MEMBER_BYTES, ByteRange, iter_ranges, iter_samples, read_range
 
 Place = tuple[str, int]  # shard and ordinal of a sample
 Size = tuple[int, int]  # longest side in pixels, and WebP quality
+
+_READERS = 8  # shards at a time; of an object store the round trips are what takes long
 
 # The best first. A page takes the first that fits its budget.
 _SIZES: Sequence[Size] = ((112, 70), (96, 60), (80, 50), (72, 40), (64, 30), (48, 20), (32, 10))
@@ -33,7 +37,7 @@ def read_thumbnails(
     contents: Mapping[Place, str] | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Place, bytes]:
-    """Return the wanted samples as small WebP pictures, each shard read once and only as far as needed.
+    """Return the wanted samples as small WebP pictures. Of each shard only headers are read, and these samples.
 
     What cannot be read any more, a sample or a whole shard, is absent from the answer: a page that is to be written
     does not fail for its pictures, and says how many are missing.
@@ -53,13 +57,26 @@ def read_thumbnails(
         ordinals[shard].add(sample)
     pictures: dict[Place, bytes] = {}
     shards = sorted(ordinals.keys() & urls.keys())
-    for number, shard in enumerate(shards, start=1):
-        for sample, data in _iter_wanted(urls[shard], ordinals[shard]):
-            if contents is None or contents.get((shard, sample)) == hashlib.sha256(data).hexdigest():
-                with suppress(SampleError):  # damaged since it was scored
-                    pictures[shard, sample] = _encode(decode_image(data, max_pixels=max_pixels), *sizes[0])
-        on_shard(number, len(shards))
+
+    def read(shard: str) -> dict[Place, bytes]:
+        own = {(shard, sample): data for sample, data in _read_wanted(urls[shard], ordinals[shard]).items()}
+        return dict(_encoded(own, contents, max_pixels, sizes[0]))
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="pictures") as pool:
+        for number, own in enumerate(pool.map(read, shards), start=1):
+            pictures |= own
+            on_shard(number, len(shards))
     return _within(pictures, budget_bytes, sizes)
+
+
+def _encoded(
+    found: Mapping[Place, bytes], contents: Mapping[Place, str] | None, max_pixels: int, size: Size
+) -> Iterator[tuple[Place, bytes]]:
+    """Yield small pictures of what was read, without what is not as it was when it was scored."""
+    for place, data in found.items():
+        if contents is None or contents.get(place) == hashlib.sha256(data).hexdigest():
+            with suppress(SampleError):
+                yield place, _encode(decode_image(data, max_pixels=max_pixels), *size)
 
 
 def data_url(picture: bytes) -> str:
@@ -68,16 +85,33 @@ def data_url(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def _iter_wanted(url: str, ordinals: Collection[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield the wanted samples' ordinals and bytes."""
-    last = max(ordinals)
-    # What stands before the damage of a shard is shown; the rest is missing, and the page counts it.
+def _read_wanted(url: str, ordinals: Collection[int]) -> dict[int, bytes]:
+    """Return the wanted samples' bytes; what stands behind the damage of a shard is missing, and the page counts it."""
+    places: dict[int, ByteRange | None] = {}
     with suppress(ShardError):
-        for sample in iter_samples(url, MemberCounts()):
+        for ordinal, place in enumerate(islice(iter_ranges(url), max(ordinals) + 1)):
+            if ordinal in ordinals:
+                places[ordinal] = place
+    found: dict[int, bytes] = {}
+    try:
+        for ordinal, place in places.items():
+            if place is None:
+                return _read_through(url, ordinals)
+            if place.num_bytes <= MAX_MEMBER_BYTES:
+                found[ordinal] = read_range(url, place)
+    except ShardError:  # a server that gives whole files only
+        return _read_through(url, ordinals)
+    return found
+
+
+def _read_through(url: str, ordinals: Collection[int]) -> dict[int, bytes]:
+    """Return the wanted samples' bytes, reading all that stands before them too."""
+    found: dict[int, bytes] = {}
+    with suppress(ShardError):
+        for sample in islice(iter_samples(url, MemberCounts()), max(ordinals) + 1):
             if sample.sample in ordinals and sample.status is SampleStatus.OK:
-                yield sample.sample, sample.data
-            if sample.sample >= last:
-                break
+                found[sample.sample] = sample.data
+    return found
 
 
 def _within(pictures: Mapping[Place, bytes], budget_bytes: int, sizes: Sequence[Size]) -> dict[Place, bytes]:
