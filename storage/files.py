@@ -205,7 +205,8 @@ def transport_errors() -> tuple[type[Exception], ...]:
     """
     clients = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
     loaded = ((sys.modules.get(module), name) for module, name in clients)
-    return (OSError, *(getattr(module, name) for module, name in loaded if module is not None))
+    # A module that is just being loaded is there already, and lacks its names.
+    return (OSError, *(getattr(module, name) for module, name in loaded if hasattr(module, name)))
 
 
 def fingerprint_of(info: dict[str, Any]) -> Fingerprint:

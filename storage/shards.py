@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from tarfile import SUPPORTED_TYPES, TarInfo
+from typing import NamedTuple
 
 import fsspec
 
@@ -65,6 +66,44 @@ def iter_samples(url: str, counts: MemberCounts, *, max_member_bytes: int = MAX_
     """
     with _open_tar(url) as tar:
         yield from _Reader(tar, counts, max_member_bytes, keep_data=True).samples()
+
+
+class ByteRange(NamedTuple):
+    """Where a picture's content stands in its shard."""
+
+    start: int
+    num_bytes: int
+
+
+def iter_ranges(url: str) -> Iterator[ByteRange | None]:
+    """Yield where each picture stands, by ordinal as in `iter_samples`; only headers are read, as far as is asked.
+
+    None: no range of the file is the content, as the shard is compressed or the member is stored sparsely.
+
+    Raises:
+        ShardError: as `iter_samples`.
+    """
+    with _open_tar(url) as tar:
+        for info in tar.members():
+            if (info.isreg() or info.type not in SUPPORTED_TYPES) and _split(info.name)[1] in IMAGE_EXTENSIONS:
+                whole = not (tar.compressed or info.issparse())
+                yield ByteRange(info.offset_data, info.size) if whole else None
+
+
+def read_range(url: str, place: ByteRange) -> bytes:
+    """Return the bytes of one picture.
+
+    Raises:
+        ShardError: `missing`; `truncated`, where the shard ends before; `unreadable`.
+    """
+    with _shard_errors(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        data = bytes(fs.cat_file(path, start=place.start, end=place.start + place.num_bytes))
+    if len(data) < place.num_bytes:
+        raise ShardError(ShardStatus.TRUNCATED, f"{url} ends inside this picture; copy or make it anew")
+    if len(data) > place.num_bytes:
+        raise ShardError(ShardStatus.UNREADABLE, f"{url}: its server gives whole files only, and no part of one")
+    return data
 
 
 def count_members(

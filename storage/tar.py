@@ -59,6 +59,7 @@ class TarStream:
         self.position = 0
         self._file = file
         self._url = url
+        self.compressed = compressed
         self._seekable = not compressed
         self._archive = _Archive(self)
         self._gzip_error: Exception | None = None

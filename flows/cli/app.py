@@ -13,13 +13,16 @@ from flows.cli import annotations as annotations_group
 from flows.cli import (
     audit,
     backfill,
+    browse,
     calibrate,
+    compact,
     demo,
     deploy,
     evaluate,
     export,
     models,
     pack,
+    report,
     retrain,
     review,
     search,
@@ -46,7 +49,24 @@ app = typer.Typer(
     "130 stopped with Ctrl-C.\n"
     "Defaults come from clipdecoder.toml in the working directory and CLIPDECODER_* variables.",
 )
-for module in (demo, pack, tag, sql, search, train, evaluate, calibrate, backfill, retrain, export, deploy, audit):
+for module in (
+    demo,
+    pack,
+    tag,
+    sql,
+    compact,
+    browse,
+    search,
+    train,
+    evaluate,
+    calibrate,
+    backfill,
+    retrain,
+    export,
+    report,
+    deploy,
+    audit,
+):
     module.register(app)
 app.add_typer(taxonomy.app, name="taxonomy")
 app.add_typer(models.app, name="models")

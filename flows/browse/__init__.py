@@ -1,0 +1,1 @@
+"""The local page: look at pictures with their tags, try thresholds, ask, answer, export."""

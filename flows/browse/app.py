@@ -1,0 +1,66 @@
+"""The web application: routes, what stands in front of them, and what an error looks like."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from flows.browse import actions, media, pages
+from flows.browse.redaction import without_places
+from flows.browse.rendering import page
+from flows.browse.security import Guard
+from flows.browse.state import Desk
+from schemas.errors import ClipdecoderError
+
+
+def create_app(desk: Desk) -> FastAPI:
+    """Return the application for an open store; when it ends, answers that wait are written."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    # No pages about the interface: they load scripts from elsewhere.
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.desk = desk
+    app.include_router(pages.router)
+    app.include_router(media.router)
+    app.include_router(actions.router)
+    app.mount("/static", StaticFiles(directory=str(files("flows.browse") / "static")))
+    app.add_exception_handler(ClipdecoderError, _say(HTTPStatus.BAD_REQUEST))
+    app.add_exception_handler(RequestValidationError, _say(HTTPStatus.UNPROCESSABLE_ENTITY))
+    app.add_exception_handler(HTTPException, _say(HTTPStatus.NOT_FOUND))
+    app.add_middleware(Guard, access=desk.access)
+    return app
+
+
+def _say(status: HTTPStatus) -> Any:
+    """Return what answers a request that went wrong: a page for a person, JSON for the page's script."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        code = error.status_code if isinstance(error, HTTPException) else int(status)
+        words = _words(error)
+        if request.url.path.startswith(("/api/", "/edge")) or "x-part" in request.headers:
+            return JSONResponse({"error": words}, status_code=code)
+        return page(request.app.state.desk, "error", status=code, words=words)
+
+    return answer
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, RequestValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    return without_places(str(error))
