@@ -64,5 +64,12 @@ class Pile:
         self.rows += len(rows_N)
 
     def whole(self) -> NDArray[Any]:
-        """Return all rows, of which there is one at least, as a memory map."""
-        return np.memmap(self.path, self.dtype, "r+", shape=(self.rows, *self.shape))
+        """Return all rows as a memory map."""
+        shape = (self.rows, *self.shape)
+        # Nothing cannot be mapped.
+        return np.memmap(self.path, self.dtype, "r+", shape=shape) if self.rows else np.empty(shape, self.dtype)
+
+    def clear(self) -> None:
+        """Begin anew. An array that `whole` gave keeps its rows."""
+        self.path.unlink(missing_ok=True)
+        self.rows = 0

@@ -86,7 +86,9 @@ class TrainConfig(Record):
     label_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of a step's labels that sit it out")
     token_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of an image's tokens that sit a step out")
     patience: int = Field(default=3, ge=1, description="epochs without gain on validation that end the training")
-    amp: Literal["auto", "off", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, off elsewhere")
+    amp: Literal["auto", "off", "bf16"] = Field(
+        default="auto", description="auto: bf16 on CUDA and, for a head alone, on processors that multiply it"
+    )
     seed: int = Field(default=0, ge=0)
 
     # Backbone

@@ -64,7 +64,7 @@ class Trained:
     model: TrainingModel
     best_epoch: int
     best_value: float | None  # None without validation, where the last epoch is the best
-    reports: tuple[EpochReport, ...]  # of the epochs trained in this call
+    reports: tuple[EpochReport, ...]  # of all epochs, those before an interruption too
 
     @property
     def head(self) -> Head:
@@ -130,7 +130,6 @@ class _Loop:
         self.parts = Parts(model, average, optimizer, one_cycle(optimizer, config, self.steps))
         self.progress = Progress()
         self.best: Weights | None = None
-        self.reports: list[EpochReport] = []
 
     def resume(self, state: bytes) -> None:
         self.progress, self.best = load_state(state, self.parts, self.config)
@@ -147,9 +146,11 @@ class _Loop:
             load_weights(self.model, self.best)
         self.model.eval()
         progress = self.progress
-        reports = tuple(self.reports)
         return Trained(
-            model=self.model, best_epoch=progress.best_epoch, best_value=progress.best_value, reports=reports
+            model=self.model,
+            best_epoch=progress.best_epoch,
+            best_value=progress.best_value,
+            reports=tuple(progress.reports),
         )
 
     def _train_epoch(self, epoch: int) -> Tally:
@@ -192,7 +193,10 @@ class _Loop:
         )
 
     def _mixed_precision(self) -> bool:
-        return self.config.amp == "bf16" or (self.config.amp == "auto" and self.device.type == "cuda")
+        if self.config.amp != "auto":
+            return self.config.amp == "bf16"
+        # On a processor a backbone takes longer in bfloat16 (1.3 times, ViT-B/32), a head half as long.
+        return self.device.type == "cuda" or (self.model.tokens_of is None and _multiplies_bfloat16())
 
     @property
     def _averaged(self) -> TrainingModel:
@@ -238,7 +242,7 @@ class _Loop:
             value=value,
             best_epoch=self.progress.best_epoch,
         )
-        self.reports.append(report)
+        self.progress.reports.append(report)
         if self.hooks.save is not None and is_main():
             self.hooks.save(save_state(self.parts, self.progress, self.best, self.config))
         if self.hooks.on_epoch is not None and is_main():
@@ -261,6 +265,12 @@ def _build_model(
     model = TrainingModel(build_head(shape), config, data.queries_KQ, tokens_of).to(device)
     model.head.fit_statistics(x_BTC, model.queries_KQ)
     return model
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16: others take a hundred times as long for them."""
+    abilities = torch.cpu.get_capabilities()
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def _wrap(model: TrainingModel, config: TrainConfig) -> nn.Module:

@@ -97,19 +97,13 @@ def train_stage(
         queries_KQ=queries_KQ,
         teacher=_teacher(data, linear, queries_KQ) if config.distillation else None,
     )
-    history: list[EpochRecord] = []
-
-    def on_epoch(report: EpochReport) -> None:
-        history.append(_epoch_record(stage, report))
-        hooks.on_epoch(stage, report)
-
     trained = train_head(
         config,
         train_data,
         Hooks(
             evaluate=_validation(data, columns, left_out) if epochs is None else None,
             on_step=partial(hooks.on_step, stage),
-            on_epoch=on_epoch,
+            on_epoch=partial(hooks.on_epoch, stage),
             save=partial(hooks.save, stage),
         ),
         tokens_of=data.inputs.tokens_of(config),
@@ -131,7 +125,7 @@ def train_stage(
         linear=linear,
         backbone=backbone,
         best_epoch=trained.best_epoch,
-        history=tuple(history),
+        history=tuple(_epoch_record(stage, report) for report in trained.reports),
     )
 
 

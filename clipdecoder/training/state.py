@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors.torch
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from clipdecoder.training.report import EpochReport
 from schemas.errors import ConfigError, ModelError
 from schemas.training import TrainConfig
 
@@ -33,6 +34,7 @@ class Progress:
     epoch: int = 0  # finished ones
     best_epoch: int = 0  # 0: none yet
     best_value: float | None = None  # what validation gave for it; None without validation
+    reports: list[EpochReport] = field(default_factory=list)  # of the finished ones
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,12 @@ def load_state(data: bytes, parts: Parts, config: TrainConfig) -> tuple[Progress
             f"the saved training is of another model ({error}); start without it, or with the data it was made with"
         ) from error
     parts.scheduler.load_state_dict(facts["scheduler"])
-    return Progress(**facts["progress"]), _section(tensors, "best") or None
+    return _progress(facts["progress"]), _section(tensors, "best") or None
+
+
+def _progress(facts: dict[str, Any]) -> Progress:
+    reports = facts.pop("reports", [])  # earlier versions did not keep them
+    return Progress(**facts, reports=[EpochReport(**report) for report in reports])
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], Weights]:

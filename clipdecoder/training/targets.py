@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.scoring.scores import CHUNK_CELLS
+from clipdecoder.scoring.label_maps import CHUNK_CELLS
 from schemas.training import Missing
 
 Ints = NDArray[np.int32] | NDArray[np.int64]

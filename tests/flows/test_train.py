@@ -180,6 +180,9 @@ def test_killed_in_the_second_stage_it_goes_on_to_the_same_model(annotated: Anno
     assert epochs == [("final", 2), ("final", 3)], "four steps are an epoch, and what is done is not done again"
     assert again == model_id
     assert states(annotated) == []
+    metrics = json.loads(annotated.model_file(model_id, "metrics.json").read_text())
+    told = [record["epoch"] for record in metrics["history"] if record["stage"] == "final"]
+    assert told == [1, 2, 3], "also of what was learned before"
 
 
 # --- a store that fails ----------------------------------------------------------------------------------------------
