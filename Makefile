@@ -1,6 +1,6 @@
 # Everything a person or CI runs. Each target installs what it needs on a machine with python3 >= 3.11 and venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-e2e test-gpu browser check format bench lock clean
+.PHONY: help install demo docs test test-e2e test-gpu browser check format bench bench-gpu lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,9 +48,11 @@ format: install ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Measure this machine: images per second by stage, and what head and training cost
-	$(BIN)/python -m benchmarks.tagging
-	$(BIN)/python -m benchmarks.training_cost --small
+bench: install ## Measure this machine, small: one table of what every benchmark is to reach
+	$(BIN)/python -m benchmarks.suite --small
+
+bench-gpu: install ## Measure tagging on a CUDA device
+	$(BIN)/python -m benchmarks.gpu
 
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras pyproject.toml -o requirements.lock

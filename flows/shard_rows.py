@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clipdecoder.encoders.predict import NON_FINITE_ERROR
 from flows.reading import SeenSample, ShardReading
 from flows.scratch import Pile
 from schemas.sample import SampleRow, SampleStatus
@@ -234,7 +235,7 @@ def _mark_non_finite(images: Sequence[DecodedImage], finite_G: NDArray[np.bool_]
     good = (image for image in images if image.status is SampleStatus.OK)
     for image, finite in zip(good, finite_G.tolist(), strict=True):
         if not finite:
-            image.status, image.error = SampleStatus.NON_FINITE, "the model gave numbers that are not finite"
+            image.status, image.error = SampleStatus.NON_FINITE, NON_FINITE_ERROR
 
 
 def _row(seen: SeenSample, shard: str, image: DecodedImage | None = None) -> SampleRow:

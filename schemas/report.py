@@ -139,6 +139,7 @@ class ScoreHistogram(Record):
     high: float
     counts: tuple[int, ...]
     threshold: float | None  # on the axis; None: outside of what is stored
+    all_tagged: bool = False  # whether every score is a tag
 
 
 class ReportPicture(Record):

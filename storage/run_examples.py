@@ -149,7 +149,8 @@ def surprising_pictures(
     for row in rows:
         if (row["shard"], row["sample"]) in embeddings:
             by_label[row["label_id"]].append(row)
-    return {label_id: _surprises(own, embeddings, count) for label_id, own in by_label.items() if len(own) >= _LEAST}
+    enough = {label_id: own for label_id, own in by_label.items() if sum(row["drawn"] for row in own) >= _LEAST}
+    return {label_id: _surprises(own, embeddings, count) for label_id, own in enough.items()}
 
 
 def _surprises(rows: Sequence[dict[str, Any]], embeddings: Mapping[Place, NDArray[Any]], count: int) -> Surprises:

@@ -160,6 +160,7 @@ def _histogram(rows: Sequence[dict[str, Any]], *, fitted: bool) -> ScoreHistogra
         high=rows[0]["high"] if rows else 1,
         counts=tuple(counts),
         threshold=rows[0]["threshold"] if rows and fitted else _between(rows),
+        all_tagged=bool(rows) and all(row["below"] is None for row in rows),
     )
 
 

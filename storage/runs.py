@@ -143,6 +143,8 @@ def chosen_run(runs: Sequence[StoredRun], name: str | None = None) -> StoredRun:
     Raises:
         StoreError: there is none, or the start fits several.
     """
+    if not runs:
+        raise StoreError("the store has no run; `clipdecoder tag` makes one")
     if name is None:
         complete = [run for run in runs if run.manifest is not None]
         if not complete:

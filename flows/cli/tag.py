@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flows.cli.options import BatchSize, Device, Name, Shards, TaxonomyFile, with_settings
+from flows.cli.options import BatchSize, DecodeName, Device, Name, PrecisionName, Shards, TaxonomyFile, with_settings
 from flows.cli.orchestration import run_flow
 from flows.cli.output import Json, Store, print_json, print_lines, print_summary, say, stderr, stoppable
 
@@ -51,6 +51,8 @@ def tag(
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    decode: DecodeName = None,
+    precision: PrecisionName = None,
     max_bad: Annotated[
         float | None, typer.Option(help="Share of failed images above which the run ends early, e.g. 0.05.")
     ] = None,
@@ -84,6 +86,8 @@ def tag(
         "top_k": top_k,
         "batch_size": batch_size,
         "device": device,
+        "decode": decode,
+        "precision": precision,
         "max_bad": max_bad,
         "store": store,
         "model": model,
@@ -119,7 +123,7 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
     from flows.summary import summarise
 
     plan = plan_tag(request)
-    if plan.model.name == "bundled:scenes" and plan.model.checkpoint is None:
+    if plan.model.name.partition("+")[0] == "bundled:scenes" and plan.model.checkpoint is None:
         say("bundled:scenes knows coloured shapes only; for photographs: --model open_clip:ViT-B-32/laion2b_s34b_b79k")
     with progress_bar(stderr()):
         if not settings.orchestrate:

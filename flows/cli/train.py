@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import BatchSize, Device, Name, Shards, TargetPrecision, TaxonomyFile, with_settings
+from flows.cli.options import (
+    BatchSize,
+    DecodeName,
+    Device,
+    Name,
+    PrecisionName,
+    Shards,
+    TargetPrecision,
+    TaxonomyFile,
+    with_settings,
+)
 from flows.cli.output import Json, Store, print_json, print_lines, say, stderr
 
 
@@ -48,6 +58,8 @@ def train(
     name: Name = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    decode: DecodeName = None,
+    precision: PrecisionName = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -79,6 +91,8 @@ def train(
         "target_precision": target_precision,
         "batch_size": batch_size,
         "device": device,
+        "decode": decode,
+        "precision": precision,
         "store": store,
     }
     request = make_request(TrainRequest, **with_settings(TrainRequest, given))

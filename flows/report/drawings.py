@@ -78,7 +78,7 @@ def draw_histogram(histogram: ScoreHistogram, *, seen: bool) -> Markup:
     cut = histogram.threshold
     for bar, count in enumerate(histogram.counts):
         if count:
-            tagged = cut is not None and edges[bar] + width / 2 >= cut
+            tagged = histogram.all_tagged or (cut is not None and edges[bar] + width / 2 >= cut)
             axes.bar(edges[bar], count, width, align="edge", color=SEEN if seen else NOVEL, alpha=1 if tagged else 0.4)
     axes.set_xlim(edges[0], edges[-1])
     _count_scale(axes, [count for count in histogram.counts if count])

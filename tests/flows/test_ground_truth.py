@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from clipdecoder.encoders.encoder import ImageEncoder
-from clipdecoder.encoders.images import decode_image
 from clipdecoder.encoders.model import load_image_encoder
 from flows.features import FeatureRequest
 from flows.ground_truth import AnnotatedImages, Source, gather
@@ -100,9 +99,7 @@ def test_every_array_is_of_its_row(tmp_path: Path, encoder: ImageEncoder) -> Non
     images = gathered(world, encoder, tokens=True, pixels=True)
     kept = [data for key, data, _ in scenes(160, 0)[:30] if key.endswith("1")]
     assert len(images) == len(kept) == 3
-    pixels_NHWC = [
-        encoder.transform.to_pixels(decode_image(data, max_pixels=MAX_PIXELS), max_pixels=MAX_PIXELS) for data in kept
-    ]
+    pixels_NHWC = [encoder.transform.read(data, max_pixels=MAX_PIXELS).pixels_HWC for data in kept]
     assert images.pixels_NHWC is not None and images.tokens_NTC is not None
     np.testing.assert_array_equal(images.pixels_NHWC, pixels_NHWC)
     encoded = encoder.encode(np.stack(pixels_NHWC), tokens=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from clipdecoder.scoring.scores import LabelMaps
+from clipdecoder.scoring.label_maps import LabelMaps
 from flows.retraining.merges import Merges
 from schemas.taxonomy import Label, Taxonomy
 

@@ -455,6 +455,8 @@ def test_shards_and_store_on_s3(world: World, bucket: str) -> None:
     remote.write_bytes("shards/00002.tar", build_tar(pictures(2, 2)))
     remote.write_bytes("shards/00001.tar", build_tar(pictures(3, 3)))
     assert sorted(world.tag(**place).reports) == ["00001", "00002"]
+    assert [decoded(world.tag(**place, store_tokens=True)) for _ in range(2)] == [10, 0]
+    assert not list(iter_leftovers(Folder(f"{bucket}/store"), ""))
     assert audit_run(Folder(f"{bucket}/store"), None).passed
 
 

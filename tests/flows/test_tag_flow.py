@@ -33,6 +33,7 @@ def artifacts(key: str) -> Any:
 
 
 def test_the_flow_tags_and_leaves_artifacts(prefect_server: None, world: World) -> None:
+    from flows.report.markdown import stored_markdown
     from flows.tag import tag
 
     summary = tag(world.request())
@@ -40,6 +41,10 @@ def test_the_flow_tags_and_leaves_artifacts(prefect_server: None, world: World) 
     key = summary.run_id.lower()
     table, text = artifacts(f"shards-{key}"), artifacts(f"summary-{key}")
     assert '"00000"' in table[0].data and "10 images: 10 scored" in text[0].data
+    figures = artifacts(f"report-{key}")
+    assert (
+        figures[0].data == stored_markdown(world.store, summary.run_id) and "10 images in 2 shards" in figures[0].data
+    )
     again = tag(world.request())
     assert (again.tagged, again.resumed) == (0, 2)
 

@@ -182,6 +182,10 @@ def test_a_remote_store_is_compacted_too(bucket: str) -> None:
     assert compact_store(folder).runs[0].files == 2
     assert answers(folder) == before and "compacted/scores" in files_read(folder)
     assert compact_store(folder).runs[0].written == 0
+    make_run(folder, "r1", TAXONOMY, shards(4, 0.8))
+    after = answers(folder)
+    assert [compact_store(folder).runs[0].written for _ in range(2)] == [2, 0]
+    assert answers(folder) == after and len(folder.list("runs/r1/compacted")) == 4, "a day is not over"
 
 
 @st.composite
