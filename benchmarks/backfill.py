@@ -1,17 +1,20 @@
 """What a change of the taxonomy costs: views over 100,000 stored samples, and new labels from stored embeddings.
 
-    python -m benchmarks.backfill [--shards 100] [--write benchmarks/results/NAME.md]
+    python -m benchmarks.backfill [--shards 100] [--small] [--write benchmarks/results/NAME.md]
 
 The store is generated: shards of 1,000 samples with random unit vectors for embeddings, and no tar behind them, so
-whatever touches a shard fails. Tagging from pixels is measured on rendered pictures in the same rounds.
+whatever touches a shard fails. Tagging from pixels is measured on rendered pictures in the same rounds, and so is the
+default decoder over stored patch tokens. The model is ViT-B/32 with random weights: what it costs is what a trained one
+costs. Ratios are of CPU time.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
+
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.figures import Figure, Result, arguments, publish
 from benchmarks.generated import sample_row
 from benchmarks.machine import describe
-from benchmarks.rounds import Times, alternate, seconds
+from benchmarks.rounds import Times, alternate, cost, ratio, seconds
+from benchmarks.towers import save_random
 from clipdecoder.encoders.model import load_model
+from clipdecoder.heads.text_query_head import TextQueryHead
+from clipdecoder.scoring.branches import Branches, Queries
 from examples.scenes.render import iter_scenes
 from flows.apply import ApplySteps, plan_apply, run_apply
 from flows.backfill import plan_backfill, run_backfill
@@ -32,6 +39,7 @@ from schemas.config import ApplyRequest, BackfillRequest, TagRequest
 from schemas.manifest import Fingerprint, ModelRecord, ShardFacts
 from schemas.sample import ShardStatus
 from schemas.taxonomy import Label, Taxonomy
+from schemas.training import HeadConfig
 from storage.catalog import open_catalog
 from storage.files import Folder
 from storage.models import promote
@@ -40,15 +48,20 @@ from storage.parts import ShardFeatures, features_path, write_features
 from storage.patterns import ShardList, ShardRef
 from storage.query import run_query
 from storage.taxonomies import put_in_force, write_taxonomy
+from storage.tokens import TokenChunk, TokenWriter, find_tokens, tokens_path
 
-ROUNDS = 5
+ROUNDS, FEW_ROUNDS = 5, 2
+SHARDS, FEW_SHARDS = 100, 10
 IMAGES_PER_SHARD = 1000
 LABELS = 300
 CHANGED = 100
 NEW = 10
-PICTURES = 2000
+PICTURES, FEW_PICTURES = 64, 16
+TOKEN_IMAGES, TOKEN_LABELS = 128, 100
 FLOOR = 1.0  # random vectors are near every label: keep the 20 best of each image, as of real ones about as many are
 ROOT = "file:///generated"
+
+PerImage = Times  # CPU seconds an image of each stage, one entry per round
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,9 @@ def make_labels(first: int, count: int) -> tuple[Label, ...]:
     return tuple(Label(id=f"label-{number}", name=f"label {number}") for number in range(first, first + count))
 
 
-def make_store(place: Path, shards: int) -> Generated:
+def make_store(place: Path, shards: int, model: str) -> Generated:
     """Write features of all shards, and score them as tagging does."""
-    generated = Generated(Folder(str(place)), load_model("bundled:scenes", device="cpu").record, shards)
+    generated = Generated(Folder(str(place)), load_model(model, device="cpu").record, shards)
     random = np.random.default_rng(0)
     refs = tuple(_make_shard(generated, number, random) for number in range(shards))
     taxonomy = Taxonomy(name="generated", labels=make_labels(0, LABELS))
@@ -130,7 +143,7 @@ class Versions:
         """Score the labels that were just added, from the plan to the manifest."""
         self.grow()
         request = BackfillRequest(store=self.generated.folder.url)
-        return seconds(lambda: _assert_filled(request, self.generated.images))
+        return cost(lambda: _assert_filled(request, self.generated.images)).cpu
 
 
 def _assert_filled(request: BackfillRequest, images: int) -> None:
@@ -142,10 +155,10 @@ def _assert_filled(request: BackfillRequest, images: int) -> None:
 class Pixels:
     """Rendered pictures, tagged from their tars into a new store each round."""
 
-    def __init__(self, place: Path) -> None:
-        self.place, self.rounds = place, 0
+    def __init__(self, place: Path, model: str, pictures: int) -> None:
+        self.place, self.model, self.pictures, self.rounds = place, model, pictures, 0
         (place / "pictures").mkdir()
-        for key, data, _ in iter_scenes(PICTURES, seed=7):
+        for key, data, _ in iter_scenes(pictures, seed=7):
             (place / "pictures" / f"{key}.jpg").write_bytes(data)
         pack(str(place / "pictures"), str(place / "shards" / "{:05d}.tar"), samples_per_shard=IMAGES_PER_SHARD)
         taxonomy = Taxonomy(name="pixels", labels=make_labels(0, NEW))
@@ -158,8 +171,42 @@ class Pixels:
             shards=(str(self.place / "shards" / "*.tar"),),
             taxonomy=str(self.place / "taxonomy.yaml"),
             store=str(self.place / f"store-{self.rounds}"),
+            model=self.model,
         )
-        return seconds(lambda: run_tag_here(plan_tag(request)))
+        return cost(lambda: run_tag_here(plan_tag(request))).cpu
+
+
+class Tokens:
+    """Stored patch tokens of one shard, and the default decoder over them for labels that are new to it."""
+
+    def __init__(self, generated: Generated, model: str) -> None:
+        encoder, self.folder = load_model(model, device="cpu").image, generated.folder
+        random, width = np.random.default_rng(1), encoder.embedding_width
+        num_tokens, token_width = encoder.token_shape
+        facts = ShardFacts(
+            fingerprint=Fingerprint(size=1, tag="tokens"), status=ShardStatus.OK, error=None, members={}, max_pixels=1
+        )
+        rows = tuple(sample_row("0", sample) for sample in range(TOKEN_IMAGES))
+        self.features = ShardFeatures(facts=facts, rows=rows, embeddings_ND=np.zeros((TOKEN_IMAGES, width), np.float16))
+        self.path = tokens_path(encoder.encoder_id, "generated", "tokens")
+        writer = TokenWriter(self.folder, self.path, num_tokens, token_width)
+        tokens_NTC = random.normal(size=(TOKEN_IMAGES, num_tokens, token_width)).astype(np.float16)
+        writer.add(TokenChunk(self.features.ok_samples, tokens_NTC))
+        writer.finish(facts)
+        head = TextQueryHead(HeadConfig(token_width=token_width, query_width=width))
+        self.branches = Branches(("decoder",), linear=None, head=head, device=encoder.device)
+        queries_KQ = random.normal(size=(TOKEN_LABELS, width)).astype(np.float32)
+        self.queries = Queries(queries_KQ=queries_KQ, seen_K=np.full(TOKEN_LABELS, -1))
+
+    def decode(self) -> float:
+        """Read the tokens and score them."""
+        return cost(self._decode).cpu
+
+    def _decode(self) -> None:
+        stored = find_tokens(self.folder, self.path, self.features)
+        assert stored is not None
+        for chunk in stored.chunks():
+            self.branches.decode(self.queries, chunk.tokens_RTC)
 
 
 @dataclass(frozen=True)
@@ -209,36 +256,33 @@ def _run_files(folder: Folder) -> dict[str, tuple[int, float]]:
     return {path: (info["size"], info["mtime"]) for path, info in files.items()}
 
 
-def report(generated: Generated, times: Times, views: Changed, rows: int) -> str:
-    """Return the result as Markdown."""
-    images = generated.images
-    rates = {
-        "tagging from pixels": PICTURES / statistics.median(times["pixels"]),
-        f"{NEW} new labels from stored embeddings": images / statistics.median(times["backfill"]),
+def report(generated: Generated, times: PerImage, views: Changed, rows: int, pictures: int) -> list[str]:
+    """Return the result as lines of Markdown."""
+    names = {
+        "pixels": f"{NEW} labels, tagging from pixels",
+        "backfill": f"{NEW} new labels from stored embeddings",
+        "tokens": f"{TOKEN_LABELS} new labels from stored patch tokens, the default decoder",
     }
-    ratios = sorted(
-        (images / backfill) / (PICTURES / pixels)
-        for backfill, pixels in zip(times["backfill"], times["pixels"], strict=True)
-    )
-    lines = [
+    return [
         "# When the taxonomy changes: what it costs",
         "",
         f"`python -m benchmarks.backfill --shards {generated.shards}`",
         "",
         *describe(),
-        f"- a generated store: {images:,} samples in {generated.shards} shards, {LABELS} labels, {rows:,} scores; "
-        f"{PICTURES:,} JPEGs of 320x240 for the pixels; model bundled:scenes (64x64 pixels); one process; medians of "
-        f"{ROUNDS} rounds that alternate; load after the run: {os.getloadavg()[0]:.1f}",
+        f"- a generated store: {generated.images:,} samples in {generated.shards} shards, {LABELS} labels, {rows:,} "
+        f"scores; {pictures:,} JPEGs of 320x240 for the pixels, tokens of {TOKEN_IMAGES}; ViT-B/32, random weights; "
+        f"medians of {len(times['pixels'])} rounds that alternate; load after the run: {os.getloadavg()[0]:.1f}",
         "",
         "## New labels",
         "",
-        f"| {NEW} labels | images per second | seconds for {images:,} |",
+        "| | CPU microseconds an image | times cheaper than pixels |",
         "|---|---:|---:|",
-        *(f"| {name} | {rate:,.0f} | {images / rate:,.1f} |" for name, rate in rates.items()),
+        *(
+            f"| {name} | {1e6 * statistics.median(times[stage]):,.1f} | {ratio(times, 'pixels', stage):,.0f} |"
+            for stage, name in names.items()
+        ),
         "",
-        f"From stored embeddings it is {statistics.median(ratios):.0f} times as fast (rounds: "
-        f"{ratios[0]:.0f} to {ratios[-1]:.0f}), from the plan to the manifest, and no image is read. The model is "
-        "tiny; with a real one the ratio grows with its cost.",
+        "From the plan to the manifest, and no image is read; tokens from the file to the logits.",
         "",
         f"## {CHANGED // 2} labels renamed, {CHANGED - CHANGED // 2} merged into one",
         "",
@@ -247,27 +291,52 @@ def report(generated: Generated, times: Times, views: Changed, rows: int) -> str
         f"- a new catalog, and its count of each label's tags: {views.counted:.2f} s",
         f"- files of runs written or changed: {'none' if views.untouched else 'SOME'}",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def figures(times: PerImage) -> list[Figure]:
+    """Return what an image costs from pixels, over what it costs from what is stored."""
+    basis = "CPU time an image, in turns"
+    return [
+        Figure(
+            name=f"{NEW} new labels from embeddings over pixels, ViT-B/32",
+            value=ratio(times, "pixels", "backfill"),
+            unit="times",
+            target=10_000,
+            basis=f"{basis}, from the plan to the manifest",
+        ),
+        Figure(
+            name=f"{TOKEN_LABELS} new labels from tokens by the decoder over pixels, ViT-B/32",
+            value=ratio(times, "pixels", "tokens"),
+            unit="times",
+            target=5,
+            basis=basis,
+        ),
+    ]
 
 
 def main() -> None:
     """Measure, print, and write if asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=100)
-    parser.add_argument("--write", type=Path, help="also write the result here")
-    arguments = parser.parse_args()
+    parser = arguments("benchmarks.backfill", __doc__)
+    parser.add_argument("--shards", type=int, help=f"of {IMAGES_PER_SHARD} samples; {SHARDS}, or {FEW_SHARDS} if small")
+    given = parser.parse_args()
+    rounds, count = (FEW_ROUNDS, FEW_PICTURES) if given.small else (ROUNDS, PICTURES)
     with tempfile.TemporaryDirectory() as place:
-        generated = make_store(Path(place, "store"), arguments.shards)
+        model = save_random("ViT-B-32", Path(place, "model"))
+        shards = given.shards or (FEW_SHARDS if given.small else SHARDS)
+        generated = make_store(Path(place, "store"), shards, model)
         with open_catalog(generated.folder) as connection:
             rows = run_query(connection, "SELECT count(*) AS rows FROM scores").to_pylist()[0]["rows"]
         Path(place, "pixels").mkdir()
-        versions, pixels = Versions(generated), Pixels(Path(place, "pixels"))
-        times = alternate({"pixels": pixels.tag, "backfill": versions.backfill}, ROUNDS)
+        versions, pixels = Versions(generated), Pixels(Path(place, "pixels"), model, count)
+        tokens = Tokens(generated, model)
+        stages = {"pixels": pixels.tag, "backfill": versions.backfill, "tokens": tokens.decode}
+        alternate(stages, 1)  # warm up
+        images = {"pixels": count, "backfill": generated.images, "tokens": TOKEN_IMAGES}
+        times = {
+            stage: [seconds / images[stage] for seconds in own] for stage, own in alternate(stages, rounds).items()
+        }
         views = change_views(generated, versions.labels, Path(place))
-    text = report(generated, times, views, rows)
-    sys.stdout.write(text)
-    if arguments.write:
-        arguments.write.write_text(text)
+    publish(Result(lines=report(generated, times, views, rows, count), figures=figures(times)), given)
 
 
 if __name__ == "__main__":

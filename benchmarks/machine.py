@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("clipdecoder", "torch", "open_clip_torch", "pillow", "pyarrow", "duckdb", "fsspec")
+_PACKAGES = (
+    *("clipdecoder", "torch", "torchvision", "open_clip_torch", "simplejpeg", "pillow"),
+    *("numpy", "pyarrow", "duckdb", "fsspec"),
+)
 
 
 def describe() -> list[str]:
@@ -18,8 +23,14 @@ def describe() -> list[str]:
         f"- hardware: {_processor()}, {os.cpu_count()} cores, {_memory_gib()} GiB; load before the run: "
         f"{os.getloadavg()[0]:.1f}",
         f"- date: {datetime.now(UTC):%Y-%m-%d}; commit: {_commit()}",
-        f"- Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+        f"- Python {platform.python_version()}, " + ", ".join(_versions()),
     ]
+
+
+def _versions() -> Iterator[str]:
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # run from a copy of the sources
+            yield f"{name} {version(name)}"
 
 
 def _processor() -> str:
@@ -33,5 +44,7 @@ def _memory_gib() -> int:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    with suppress(FileNotFoundError):  # no git there
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "unknown"
+    return "unknown"

@@ -34,8 +34,9 @@ from schemas.taxonomy import Label, Taxonomy
 from storage.embeddings import embedded_shards
 from storage.files import Folder
 from storage.models import promote, write_model
-from storage.parts import ScoreColumns, ShardFeatures, features_path, write_features, write_samples, write_scores
+from storage.parts import ShardFeatures, features_path, write_features, write_samples
 from storage.runs import part_path, read_runs, write_manifest, write_record, write_report
+from storage.score_parts import ScoreColumns, write_scores
 from storage.taxonomies import write_taxonomy
 
 WIDTH, TOP, ROUNDS, RUN = 512, 20, 3, "generated-0"
@@ -104,8 +105,9 @@ def _make_shard(folder: Folder, shard: str, count: int, random: np.random.Genera
         sample=np.tile(np.arange(count, dtype=np.int32), len(LABELS)),
         label=np.repeat(np.arange(len(LABELS), dtype=np.int32), count),
         logit=scores,
-        score=scores,
         label_ids=LABELS,
+        slope=np.ones(len(LABELS)),
+        intercept=np.zeros(len(LABELS)),
     )
     report = ShardReport(
         run_id=RUN,

@@ -1,153 +1,159 @@
-"""Images per second by stage and end to end, with the bundled model, in one process.
+"""Tagging from end to end beside its stages alone: images per second, processor time, and what binds.
 
-    python -m benchmarks.tagging [--pictures 2000] [--write benchmarks/results/NAME.md]
+    python -m benchmarks.tagging [--small] [--write benchmarks/results/NAME.md]
 
-Each stage runs alone over the same pictures: `read` (tar members from disk), `decode` (bytes to the model's pixels, in
-threads), `forward` (the bare model on pixels in memory: the ceiling), then the whole run, and a run of new labels from
-stored embeddings. Stages alternate for several rounds and the median counts, since machines are shared.
+All in one process, stages alternating for several rounds, with the bundled model and with ViT-B/32 (random weights in a
+local folder). The stages: `read` (members from the tars), `decode` (bytes in memory to the model's pixels), `feeder`
+(both, with checksums, batched, for nobody), `model and head` (on pixels in memory), `sink` (made-up results to
+Parquet). A run can be no faster than the slowest of the last three, its lowest ceiling; where they want the same cores,
+it can be no faster than all their processor time over all cores either.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
+import os
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
-import numpy as np
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from benchmarks.figures import Figure, Result, arguments, publish
 from benchmarks.machine import describe
-from clipdecoder.encoders.images import decode_image
-from clipdecoder.encoders.model import ClipModel, load_model
-from examples.scenes.render import LABELS, iter_scenes, taxonomy_yaml
+from benchmarks.pictures import photos, write_shards
+from benchmarks.rounds import Cost, alternate_costs, cost, median_of
+from benchmarks.stages import LABEL_IDS, Job, MadeUp, compute, decode, feed, read, sink, tag
+from benchmarks.towers import save_random
 from flows.plan import plan_tag
-from flows.run import RunOutcome, run_tag_here
-from schemas.config import tag_request
-from schemas.sample import MemberCounts
-from storage.pack import pack
-from storage.shards import iter_samples
+from flows.run import make_scorer
 
-ROUNDS = 5
-BATCH = 32
-MAX_PIXELS = 89_478_485
+WIDTH, HEIGHT, SHARDS, BATCH = 500, 375, 4, 16
+ENOUGH = 0.95
+CEILINGS = ("feeder", "model and head", "sink")
+WHOLE = "end to end"
 
 
-def make_dataset(folder: Path, pictures: int) -> list[Path]:
-    """Render pictures and pack them into four shards."""
-    (folder / "pictures").mkdir()
-    for key, data, _ in iter_scenes(pictures, seed=7):
-        (folder / "pictures" / f"{key}.jpg").write_bytes(data)
-    pack(str(folder / "pictures"), str(folder / "shards" / "{:05d}.tar"), samples_per_shard=-(-pictures // 4))
-    labels = [label.id for label in LABELS]
-    (folder / "most.yaml").write_text(taxonomy_yaml(labels[:-10]))
-    (folder / "all.yaml").write_text(taxonomy_yaml(labels))
-    return sorted((folder / "shards").iterdir())
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured of each model."""
+
+    images: Mapping[str, int]
+    rounds: int
 
 
-def read_all(shards: list[Path]) -> list[bytes]:
-    """Read every image member's bytes."""
-    return [sample.data for shard in shards for sample in iter_samples(str(shard), MemberCounts())]
+SIZE = Size(images={"bundled:scenes": 2000, "ViT-B-32": 96}, rounds=5)
+SMALL = Size(images={"bundled:scenes": 400, "ViT-B-32": 16}, rounds=2)
 
 
-def decode_all(images: list[bytes], model: ClipModel) -> np.ndarray:
-    """Decode and resize in threads, as a run does."""
-    with ThreadPoolExecutor() as pool:
-        pixels = pool.map(
-            lambda data: model.transform.to_pixels(decode_image(data, max_pixels=MAX_PIXELS), max_pixels=MAX_PIXELS),
-            images,
-        )
-        return np.stack(list(pixels))
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the stages of one model cost, over the same images."""
+
+    model: str
+    images: int
+    costs: Mapping[str, Cost]
+
+    def rate(self, stage: str) -> float:
+        """Return images per second by the clock."""
+        return self.images / self.costs[stage].wall
+
+    @property
+    def binding(self) -> str:
+        """The stage with the lowest ceiling."""
+        return min(CEILINGS, key=self.rate)
+
+    @property
+    def of_lowest_ceiling(self) -> float:
+        return self.rate(WHOLE) / self.rate(self.binding)
+
+    @property
+    def of_processor_bound(self) -> float:
+        """Processor seconds of the stages alone over those of the whole: 1 is a run that adds nothing to them."""
+        return sum(self.costs[stage].cpu for stage in CEILINGS) / self.costs[WHOLE].cpu
 
 
-def forward_all(pixels_NHWC: np.ndarray, model: ClipModel) -> None:
-    """Run the bare model over pixels in memory."""
-    for start in range(0, len(pixels_NHWC), BATCH):
-        model.encode_pixels(pixels_NHWC[start : start + BATCH])
+def measure(folder: Path, name: str, size: Size) -> Measured:
+    """Measure one model's stages in rounds of all of them."""
+    images = size.images[name]
+    shards = write_shards(folder / "shards", list(photos(images, WIDTH, HEIGHT)), shards=SHARDS)
+    spec = name if name.startswith("bundled:") else save_random(name, folder / "model")
+    job, stores = Job(shards=shards, model=spec, batch_size=BATCH), count()
+
+    def store() -> Path:
+        return folder / f"store-{next(stores)}"
+
+    plan = plan_tag(job.request(store()))
+    tagger = make_scorer(plan).tagger
+    pictures = list(read(shards))
+    pixels_NHWC = decode(pictures, tagger.transform)
+    # One of them, written as often as there are shards.
+    made_up = [MadeUp.of(images // SHARDS, plan.model.embedding_width, LABEL_IDS)] * SHARDS
+    stages: dict[str, Callable[[], Cost]] = {
+        "read": lambda: cost(lambda: list(read(shards))),
+        "decode": lambda: cost(lambda: decode(pictures, tagger.transform)),
+        "feeder": lambda: cost(lambda: feed(shards, tagger.transform, BATCH)),
+        "model and head": lambda: cost(lambda: compute(pixels_NHWC, tagger, BATCH)),
+        "sink": lambda: cost(lambda: sink(store(), made_up)),
+        WHOLE: lambda: cost(partial(tag, job.request(store()))),
+    }
+    alternate_costs(stages, 1)  # warm up
+    costs = alternate_costs(stages, size.rounds)
+    return Measured(model=name, images=images, costs={stage: median_of(found) for stage, found in costs.items()})
 
 
-def tag(folder: Path, store: Path, taxonomy: str, labels: str = "all") -> RunOutcome:
-    """Run the whole thing, without an orchestrator."""
-    request = tag_request(
-        shards=(str(folder / "shards" / "*.tar"),),
-        taxonomy=str(folder / taxonomy),
-        store=str(store),
-        labels=labels,
-        batch_size=BATCH,
+def report(measured: Measured) -> Iterator[str]:
+    """Yield one model's table."""
+    yield f"## {measured.model}: {measured.images:,} images"
+    yield ""
+    yield "| stage alone | images per second | processor ms an image |"
+    yield "|---|---:|---:|"
+    for stage, found in measured.costs.items():
+        yield f"| {stage} | {measured.rate(stage):,.0f} | {1000 * found.cpu / measured.images:.3f} |"
+    yield ""
+    yield (
+        f"Of the ceilings {', '.join(CEILINGS)} the lowest is **{measured.binding}**: end to end reaches "
+        f"{measured.of_lowest_ceiling:.2f} of it, and {measured.of_processor_bound:.2f} of what the processor time of "
+        "the three allows."
     )
-    return run_tag_here(plan_tag(request))
+    yield ""
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def measure(folder: Path, pictures: int) -> dict[str, float]:
-    """Return images per second of each stage, medians over rounds in which all stages alternate."""
-    model = load_model("bundled:scenes", device="cpu")
-    shards = make_dataset(folder, pictures)
-    images = read_all(shards)
-    pixels = decode_all(images, model)
-    forward_all(pixels[: 4 * BATCH], model)  # warm up
-    times: dict[str, list[float]] = {}
-    for round_number in range(ROUNDS):
-        store = folder / f"store-{round_number}"
-        stages: dict[str, Callable[[], object]] = {
-            "read": lambda: read_all(shards),
-            "decode": lambda: decode_all(images, model),
-            "forward": lambda: forward_all(pixels, model),
-            "end to end": lambda store=store: tag(folder, store, "most.yaml"),
-            "10 new labels from stored embeddings": lambda store=store: tag(folder, store, "all.yaml", "new"),
-        }
-        for stage, work in stages.items():
-            times.setdefault(stage, []).append(seconds(work))
-    return {stage: pictures / statistics.median(values) for stage, values in times.items()}
-
-
-def report(rates: dict[str, float], pictures: int, command: str) -> str:
-    """Return the result as Markdown."""
-    forward, whole = rates["forward"], rates["end to end"]
-    backfill = rates["10 new labels from stored embeddings"]
-    lines = [
-        "# Tagging: images per second by stage",
-        "",
-        f"`{command}`",
-        "",
-        *describe(),
-        f"- {pictures} JPEGs of 320x240 in 4 shards, 64 labels, model bundled:scenes (64x64 pixels, "
-        f"{ROUNDS} rounds, medians)",
-        "",
-        "| stage alone | images per second | of the bare forward |",
-        "|---|---:|---:|",
-        *(f"| {stage} | {rate:,.0f} | {rate / forward:.2f} |" for stage, rate in rates.items()),
-        "",
-        f"End to end reaches {whole / min(rates['decode'], forward):.2f} of the slower of decode and forward alone. "
-        f"Both want all cores, so their sum bounds it: {whole * (1 / rates['decode'] + 1 / forward):.2f} of that.",
-        "",
-        f"New labels from stored embeddings: {backfill / whole:.0f} times the images per second of tagging from",
-        "pixels. (The model is tiny; with a real one the ratio grows with its cost.)",
-    ]
-    return "\n".join(lines) + "\n"
+def figures(measured: Measured) -> Iterator[Figure]:
+    """Yield what is to be reached with one model."""
+    name = measured.model
+    yield Figure(
+        name=f"end to end over its lowest ceiling, {name}",
+        value=measured.of_lowest_ceiling,
+        target=ENOUGH,
+        basis=f"images per second by the clock; the ceiling is {measured.binding}",
+    )
+    yield Figure(
+        name=f"end to end over its processor bound, {name}",
+        value=measured.of_processor_bound,
+        target=ENOUGH,
+        basis="processor seconds of feeder, model and head, and sink alone, over those of the run",
+    )
 
 
 def main() -> None:
     """Measure, print, and write if asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--write", type=Path, help="also write the result here")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rates = measure(Path(folder), arguments.pictures)
-    text = report(rates, arguments.pictures, f"python -m benchmarks.tagging --pictures {arguments.pictures}")
-    sys.stdout.write(text)
-    if arguments.write:
-        arguments.write.write_text(text)
+    given = arguments("benchmarks.tagging", __doc__).parse_args()
+    size, found = SMALL if given.small else SIZE, []
+    lines = ["# Tagging: end to end beside its stages", ""]
+    lines += [f"`python -m benchmarks.tagging{' --small' * given.small}`", "", *describe()]
+    for name in size.images:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(measure(Path(folder), name, size))
+    lines += [
+        f"- JPEGs of {WIDTH}x{HEIGHT} in {SHARDS} shards, {len(LABEL_IDS)} labels, batches of {BATCH}; medians of "
+        f"{size.rounds} rounds that alternate; load after the run: {os.getloadavg()[0]:.1f}",
+        "",
+    ]
+    lines += [line for one in found for line in report(one)]
+    publish(Result(lines=lines, figures=[figure for one in found for figure in figures(one)]), given)
 
 
 if __name__ == "__main__":
