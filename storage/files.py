@@ -22,7 +22,7 @@ from schemas.errors import RequestError, StoreError
 from schemas.manifest import Fingerprint
 
 TEMPORARY_PREFIX = ".tmp-"
-_SPECIAL_PARTS = frozenset((".", ".."))
+_SPECIAL_PARTS = {"": "%2F", ".": "%2E", "..": "%2E%2E"}  # and what they are called, which no other part is
 # Stores without folders: an object is there when its upload ends, and making a "folder" would make a bucket.
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"))
 # The store's own word for "these bytes": object stores give a tag, disks a time of change.
@@ -216,8 +216,11 @@ def fingerprint_of(info: dict[str, Any]) -> Fingerprint:
 
 
 def part_name(shard: str) -> str:
-    """Return a shard's id as a safe file name: what globs, URLs or folders read as special is percent-encoded."""
-    return "/".join(part.replace(".", "%2E") if part in _SPECIAL_PARTS else quote(part) for part in shard.split("/"))
+    """Return an id as a safe relative path: what globs, URLs or folders read as special is percent-encoded.
+
+    Different ids have different paths. A path takes `a//b` for `a/b` and `/a` for `a`, so no part stays empty.
+    """
+    return "/".join(_SPECIAL_PARTS.get(part) or quote(part) for part in shard.split("/"))
 
 
 def checksum(data: bytes) -> str:

@@ -13,7 +13,7 @@ Shards = Annotated[list[str], typer.Argument(help="URLs, globs or {00000..00999}
 TaxonomyFile = Annotated[str, typer.Option("--taxonomy", help="Taxonomy file (path or URL).")]
 Name = Annotated[str | None, typer.Option("--name", help="Dataset name.  [default: the shards' folder]")]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Images at once.  [default: what is fastest on the device]")
+    int | None, typer.Option("--batch-size", help="Images at once; 0: what is fastest on the device.  [default: 0]")
 ]
 Device = Annotated[
     str | None,
