@@ -23,7 +23,7 @@ demo: install ## Play the whole story offline, in ./demo
 	$(BIN)/clipdecoder demo
 
 test: install ## Run the tests (CPU, no network)
-	$(BIN)/python -m pytest -m "not gpu and not slow and not e2e and not browser"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not slow and not e2e and not browser"
 
 test-e2e: install browser ## Run the long tests: Prefect server and worker, the demo, a browser, kills at every step
 	$(BIN)/python -m pytest -m "slow or e2e or browser"

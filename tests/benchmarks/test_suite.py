@@ -80,6 +80,7 @@ def test_the_suite_names_scripts_that_are_there() -> None:
     assert all((ROOT / "benchmarks" / f"{script}.py").exists() for script in SCRIPTS)
 
 
+@pytest.mark.slow
 def test_every_benchmark_has_a_help() -> None:
     scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if TAKES_ARGUMENTS.search(path.read_text())]
     names = sorted(path.stem for path in scripts if path.stem != "figures")
