@@ -1,8 +1,52 @@
-"""Made-up rows for stores that are too large to be tagged for a measurement."""
+"""Made-up rows and runs for stores that are too large to be tagged for a measurement."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
+from schemas.manifest import ModelRecord, RunManifest, RunRecord, ShardReport
 from schemas.sample import SampleRow, SampleStatus
+from schemas.taxonomy import Label, Taxonomy
+from storage.files import Folder
+from storage.models import promote, write_model
+from storage.runs import write_manifest, write_record
+from storage.taxonomies import write_taxonomy
+
+DATASET, RUN = "generated", "generated-0"
+
+
+def begin_run(folder: Folder, model: ModelRecord, label_ids: Sequence[str], now: datetime) -> None:
+    """Write all that stands before the shards of a run of shards that exist nowhere."""
+    taxonomy = Taxonomy(name=DATASET, labels=tuple(Label(id=label, name=label) for label in label_ids))
+    record = RunRecord(
+        run_id=RUN,
+        dataset=DATASET,
+        root=f"file:///{DATASET}",
+        patterns=(f"file:///{DATASET}/*.tar",),
+        model_id=model.model_id,
+        encoder_id=model.encoder_id,
+        scorer="clip",
+        taxonomy_digest=taxonomy.digest,
+        vocabulary=tuple(label.scored() for label in taxonomy.vocabulary()),
+        floor=0.01,
+        top_k=20,
+        max_pixels=1,
+        calibration="none",
+        created_at=now,
+        asked_at=now,
+        versions={},
+    )
+    write_model(folder, model)
+    write_taxonomy(folder, taxonomy)
+    write_record(folder, record)
+
+
+def end_run(folder: Folder, model: ModelRecord, reports: Sequence[ShardReport], now: datetime) -> None:
+    """Write what makes the run complete, and show its model."""
+    manifest = RunManifest(run_id=RUN, shards=tuple(reports), statuses={}, seconds={}, shared_keys=0, finished_at=now)
+    write_manifest(folder, manifest)
+    promote(folder, model.model_id, "the only one")
 
 
 def sample_row(shard: str, sample: int) -> SampleRow:

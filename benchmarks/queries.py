@@ -22,23 +22,20 @@ import numpy as np
 
 from benchmarks import score_layouts
 from benchmarks.figures import Figure, Result, arguments, publish
-from benchmarks.generated import sample_row
+from benchmarks.generated import RUN, begin_run, end_run, sample_row
 from benchmarks.machine import describe
 from benchmarks.score_layouts import INTERCEPT, PART_IMAGES, SLOPE, Rows, cpu_milliseconds, label_names, make_rows
-from schemas.manifest import Fingerprint, ModelRecord, RunManifest, RunRecord, ShardReport
+from schemas.manifest import Fingerprint, ModelRecord, ShardReport
 from schemas.sample import SampleStatus, ShardStatus
-from schemas.taxonomy import Label, Taxonomy
 from storage.catalog import open_catalog
 from storage.compact import compact_store
 from storage.files import Folder
-from storage.models import promote, write_model
 from storage.parts import write_samples
 from storage.query import run_query
-from storage.runs import part_path, write_manifest, write_record, write_report
+from storage.runs import part_path, write_report
 from storage.score_parts import ScoreColumns, write_scores
-from storage.taxonomies import write_taxonomy
 
-RUN, MILLION, LAYOUT_IMAGES, SMALL_IMAGES, ROUNDS = "generated-0", 1_000_000, 200_000, 40_000, 5
+MILLION, LAYOUT_IMAGES, SMALL_IMAGES, ROUNDS = 1_000_000, 200_000, 40_000, 5
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 # Each with the milliseconds that it may take over a million images after `compact`.
 QUESTIONS = {
@@ -101,34 +98,10 @@ class Sink:
 
 def make_store(folder: Folder, parts: Sequence[Rows]) -> Sink:
     """Write samples and scores of shards that exist nowhere, as tagging does."""
-    taxonomy = Taxonomy(name="generated", labels=tuple(Label(id=label, name=label) for label in label_names()))
-    record = RunRecord(
-        run_id=RUN,
-        dataset="generated",
-        root="file:///generated",
-        patterns=("file:///generated/*.tar",),
-        model_id=MODEL.model_id,
-        encoder_id=MODEL.encoder_id,
-        scorer="clip",
-        taxonomy_digest=taxonomy.digest,
-        vocabulary=tuple(label.scored() for label in taxonomy.vocabulary()),
-        floor=0.01,
-        top_k=20,
-        max_pixels=1,
-        calibration="none",
-        created_at=NOW,
-        asked_at=NOW,
-        versions={},
-    )
-    write_model(folder, MODEL)
-    write_taxonomy(folder, taxonomy)
-    write_record(folder, record)
+    begin_run(folder, MODEL, label_names(), NOW)
     made = [_make_shard(folder, rows) for rows in parts]
     reports = tuple(report for report, _ in made)
-    write_manifest(
-        folder, RunManifest(run_id=RUN, shards=reports, statuses={}, seconds={}, shared_keys=0, finished_at=NOW)
-    )
-    promote(folder, MODEL.model_id, "the only one")
+    end_run(folder, MODEL, reports, NOW)
     return Sink(
         scores_us=statistics.median(seconds["scores"] for _, seconds in made) / PART_IMAGES * 1e6,
         samples_us=statistics.median(seconds["samples"] for _, seconds in made) / PART_IMAGES * 1e6,

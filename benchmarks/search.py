@@ -23,23 +23,20 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.generated import sample_row
+from benchmarks.generated import RUN, begin_run, end_run, sample_row
 from benchmarks.machine import describe
 from benchmarks.rounds import seconds
 from flows.search import find_nearest, run_search
-from schemas.manifest import Fingerprint, ModelRecord, RunManifest, RunRecord, ShardFacts, ShardReport
+from schemas.manifest import Fingerprint, ModelRecord, ShardFacts, ShardReport
 from schemas.sample import SampleStatus, ShardStatus
 from schemas.search import SearchRequest
-from schemas.taxonomy import Label, Taxonomy
 from storage.embeddings import embedded_shards
 from storage.files import Folder
-from storage.models import promote, write_model
 from storage.parts import ShardFeatures, features_path, write_features, write_samples
-from storage.runs import part_path, read_runs, write_manifest, write_record, write_report
+from storage.runs import part_path, read_runs, write_report
 from storage.score_parts import ScoreColumns, write_scores
-from storage.taxonomies import write_taxonomy
 
-WIDTH, TOP, ROUNDS, RUN = 512, 20, 3, "generated-0"
+WIDTH, TOP, ROUNDS = 512, 20, 3
 LABELS = tuple(f"label-{number}" for number in range(5))
 Answers = dict[tuple[str, str], list[dict[str, Any]]]  # by stage, and cold or warm; one for each round
 STAGES = {
@@ -62,34 +59,10 @@ MODEL = ModelRecord(
 
 def make_store(folder: Folder, shards: int, rows: int) -> None:
     """Write features, samples and scores of shards that exist nowhere, as tagging does."""
-    taxonomy = Taxonomy(name="generated", labels=tuple(Label(id=label, name=label) for label in LABELS))
     now, random = datetime.now(UTC), np.random.default_rng(0)
-    record = RunRecord(
-        run_id=RUN,
-        dataset="generated",
-        root="file:///generated",
-        patterns=("file:///generated/*.tar",),
-        model_id=MODEL.model_id,
-        encoder_id=MODEL.encoder_id,
-        scorer="clip",
-        taxonomy_digest=taxonomy.digest,
-        vocabulary=tuple(label.scored() for label in taxonomy.vocabulary()),
-        floor=0.01,
-        top_k=20,
-        max_pixels=1,
-        calibration="none",
-        created_at=now,
-        asked_at=now,
-        versions={},
-    )
-    write_model(folder, MODEL)
-    write_taxonomy(folder, taxonomy)
-    write_record(folder, record)
+    begin_run(folder, MODEL, LABELS, now)
     reports = tuple(_make_shard(folder, f"{number:05d}", rows, random, now) for number in range(shards))
-    write_manifest(
-        folder, RunManifest(run_id=RUN, shards=reports, statuses={}, seconds={}, shared_keys=0, finished_at=now)
-    )
-    promote(folder, MODEL.model_id, "the only one")
+    end_run(folder, MODEL, reports, now)
 
 
 def _make_shard(folder: Folder, shard: str, count: int, random: np.random.Generator, now: datetime) -> ShardReport:

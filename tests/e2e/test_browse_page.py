@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import uvicorn
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -20,26 +19,14 @@ from selenium.webdriver.support.ui import Select
 from flows.browse.app import create_app
 from flows.browse.security import Access
 from flows.browse.state import Desk, open_desk
-from tests.e2e.test_review_page import EVIL, SWITCHES, by_id, logs, press, program, show, text
+from tests.e2e.test_review_page import EVIL, by_id, chromium, logs, press, show, text
 from tests.flows.world import World, make_world, taxonomy_text
 
+__all__ = ["chromium"]  # a fixture
 pytestmark = pytest.mark.browser
 
 SECONDS = 30
 LABEL = "red-circle"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Start a Chromium with a profile of its own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium", "chromium-browser", "google-chrome")
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=program("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
