@@ -57,7 +57,6 @@ SMALL = Size(
 
 def measure_scenes(folder: Path, size: Size) -> list[str]:
     """Return what an epoch costs from stored tokens and from images, with the bundled model."""
-    from clipdecoder.encoders.images import decode_image
     from clipdecoder.encoders.model import load_model
     from examples.scenes.render import LABELS, iter_scenes
 
@@ -69,7 +68,7 @@ def measure_scenes(folder: Path, size: Size) -> list[str]:
 
     def decode_and_encode() -> None:
         def pixels(data: bytes) -> NDArray[np.uint8]:
-            return encoder.transform.to_pixels(decode_image(data, max_pixels=MAX_PIXELS), max_pixels=MAX_PIXELS)
+            return encoder.transform.read(data, max_pixels=MAX_PIXELS).pixels_HWC
 
         with ThreadPoolExecutor() as pool:
             pixels_NHWC = np.stack(list(pool.map(pixels, [data for _, data, _ in scenes])))

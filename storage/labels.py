@@ -21,21 +21,12 @@ class CurrentLabel:
     target: str  # the label that answers for it: the end of its chain of merges, or itself; if retired, itself
 
 
-def current_labels(folder: Folder, runs: Sequence[StoredRun]) -> list[CurrentLabel]:
-    """Return the labels of every dataset, in the order of their taxonomies.
-
-    The version in force of the taxonomy decides. Where a dataset was scored with taxonomies of different names, each
-    counts, so that the objects and the scenes of one dataset can be asked for together; a label that stands in two is
-    the one that was asked for last.
-
-    Raises:
-        StoreError: a taxonomy that a run names is not in the store.
-    """
-    return labels_of(current_taxonomies(folder, runs))
-
-
 def labels_of(current: Mapping[str, Sequence[Taxonomy]]) -> list[CurrentLabel]:
-    """Return the labels of every dataset, given its taxonomies as `current_taxonomies` does."""
+    """Return the labels of every dataset, given its taxonomies as `current_taxonomies` does, in their order.
+
+    Where a dataset was scored with taxonomies of different names, each counts, so that the objects and the scenes of
+    one dataset can be asked for together; a label that stands in two is the one that was asked for last.
+    """
     found: dict[tuple[str, str], CurrentLabel] = {}
     for dataset, taxonomies in current.items():
         for taxonomy in taxonomies:
