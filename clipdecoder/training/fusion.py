@@ -11,12 +11,12 @@ Shapes: N images, K labels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.judging.metrics import Targets8, average_precision, mean_average_precision, rankable_labels
+from clipdecoder.judging.metrics import Targets8, average_precision, average_precisions, rankable_labels
 from schemas.checkpoint import Branch, Group
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -24,7 +24,9 @@ ROUNDS = 3
 # Of a label's own weights: pictures that it takes, what they must gain in average precision, and in how many of the
 # resampled sets of images they must gain anything.
 OWN_POSITIVES, OWN_GAIN, RESAMPLES, SURE_SHARE = 20, 0.03, 100, 0.95
-LEAST_GAIN = 0.01  # of mAP; on some hundred images less is chance, and the simpler weights stay
+# Of the shared weights: what a move must gain in mAP, and how many standard errors (over labels) of that gain it must be.
+# On some hundred images less is chance, and the simpler weights stay.
+LEAST_GAIN, SURE_ERRORS = 0.01, 2.0
 
 
 def usual_weights(group: Group, kinds: Sequence[Branch]) -> dict[Branch, float]:
@@ -44,38 +46,43 @@ def choose_weights(
     """Return a weight for each branch that makes the mAP of their weighted sum as good as a coarse search finds.
 
     The search starts from the best single branch, so that a branch which knows nothing, such as an untrained decoder,
-    ends with weight 0; then one branch's weight is moved at a time. Few labels and images choose between few weights:
-    a fine search would fit their noise.
+    ends with weight 0; then one branch's weight is moved at a time, where the gain is beyond chance. Few labels and
+    images choose between few weights: a fine search would fit their noise.
 
     Args:
         standardised: logits_NK of each branch, in deviations from each label's mean.
         targets_NK: ground truth for the same cells; -1 unknown.
         usual: the weights to take where no label has a positive and a negative.
     """
-    if not rankable_labels(targets_NK).any():
+    rankable_K = rankable_labels(targets_NK)
+    if not rankable_K.any():
         return dict(usual)
 
-    def value(weights: Mapping[Branch, float]) -> float:
+    def precisions(weights: Mapping[Branch, float]) -> NDArray[np.float64]:
         fused_NK = np.sum([weight * standardised[kind] for kind, weight in weights.items() if weight], axis=0)
-        return mean_average_precision(fused_NK, targets_NK)[0]
+        return average_precisions(fused_NK[:, rankable_K], targets_NK[:, rankable_K])
 
-    singles = {kind: value({kind: 1.0}) for kind in standardised}
-    first = max(singles, key=lambda kind: singles[kind])
+    singles = {kind: precisions({kind: 1.0}) for kind in standardised}
+    first = max(singles, key=lambda kind: float(singles[kind].mean()))
     weights: dict[Branch, float] = {kind: float(kind == first) for kind in standardised}
-    best = singles[first]
+    best_K = singles[first]
     for _ in range(ROUNDS):
-        before = best
-        for kind in standardised:
-            for weight in WEIGHTS:
-                tried = weights | {kind: weight}
-                if not any(tried.values()):
-                    continue
-                found = value(tried)
-                if found > best + LEAST_GAIN:
-                    weights, best = tried, found
-        if best == before:
+        before = weights
+        for kind, weight in product(standardised, WEIGHTS):
+            tried = weights | {kind: weight}
+            if any(tried.values()) and _is_sure_gain((found_K := precisions(tried)) - best_K):
+                weights, best_K = tried, found_K
+        if weights == before:
             break
     return weights
+
+
+def _is_sure_gain(gain_K: NDArray[np.float64]) -> bool:
+    """Whether what each label gains in average precision is a gain for labels at large; one label alone cannot say."""
+    if len(gain_K) < 2:
+        return False
+    standard_error = float(gain_K.std(ddof=1)) / len(gain_K) ** 0.5
+    return float(gain_K.mean()) > max(LEAST_GAIN, SURE_ERRORS * standard_error)
 
 
 def choose_own_weights(

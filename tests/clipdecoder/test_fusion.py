@@ -45,6 +45,15 @@ def test_an_untrained_decoder_gets_no_weight() -> None:
     assert weights["decoder"] <= 0.1 and min(weights["clip"], weights["linear"]) > 0
 
 
+def test_a_gain_that_one_label_makes_alone_moves_no_weight() -> None:
+    logits, targets_NK = drawn(1, 1.5, 0.0, num_images=1000)
+    logits["linear"][:, 3] += 6 * targets_NK[:, 3]
+    assert choose_weights(logits, targets_NK, USUAL) == {"clip": 1.0, "linear": 0.0}
+    few = slice(3, 4)
+    one = choose_weights({kind: x_NK[:, few] for kind, x_NK in logits.items()}, targets_NK[:, few], USUAL)
+    assert one == {"clip": 0.0, "linear": 1.0}, "the better of the two, and no mixture"
+
+
 def test_a_branch_that_says_the_same_of_every_image_gets_no_weight() -> None:
     logits, targets_NK = drawn(2, 2.0, 1.0)
     weights = choose_weights({**logits, "decoder": np.zeros_like(logits["clip"])}, targets_NK, USUAL)
