@@ -24,8 +24,8 @@ ROUNDS = 3
 # Of a label's own weights: pictures that it takes, what they must gain in average precision, and in how many of the
 # resampled sets of images they must gain anything.
 OWN_POSITIVES, OWN_GAIN, RESAMPLES, SURE_SHARE = 20, 0.03, 100, 0.95
-# Of the shared weights: what a move must gain in mAP, and how many standard errors (over labels) of that gain it must be.
-# On some hundred images less is chance, and the simpler weights stay.
+# Of the shared weights: what a move must gain in mAP, and how many standard errors (over labels) of that gain this must
+# be. On some hundred images less is chance, and the simpler weights stay.
 LEAST_GAIN, SURE_ERRORS = 0.01, 2.0
 
 
@@ -81,8 +81,8 @@ def _is_sure_gain(gain_K: NDArray[np.float64]) -> bool:
     """Whether what each label gains in average precision is a gain for labels at large; one label alone cannot say."""
     if len(gain_K) < 2:
         return False
-    standard_error = float(gain_K.std(ddof=1)) / len(gain_K) ** 0.5
-    return float(gain_K.mean()) > max(LEAST_GAIN, SURE_ERRORS * standard_error)
+    standard_error = gain_K.std(ddof=1) / len(gain_K) ** 0.5
+    return bool(gain_K.mean() > max(LEAST_GAIN, SURE_ERRORS * standard_error))
 
 
 def choose_own_weights(
