@@ -3,14 +3,16 @@
     python -m benchmarks.gpu [--device cuda] [--small] [--towers ViT-B-32,ViT-B-16] [--write benchmarks/results/NAME.md]
 
 Towers of usual size with random weights, JPEGs of 500x375 pixels. The bare forward is the tower alone in bfloat16 over
-one batch that stays on the device, in open_clip's own code. `--device cpu --small` goes the same way without one, which
-shows that the script works and nothing else.
+one batch that stays on the device, in open_clip's own code; beside it stand the compiled tower and a CUDA graph of it,
+and nvJPEG beside our decoder. `--device cpu --small` goes the same way without a device, which shows that the script
+works and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,30 +22,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from benchmarks.device_decoding import Decoded, decoding_figures, decoding_table, measure_decoding
 from benchmarks.figures import Figure, Result, arguments, publish
+from benchmarks.forwards import ROUNDS, SMALL_ROUNDS, Way, run_ways, way_figures, ways_table
 from benchmarks.machine import describe
 from benchmarks.pictures import photos, write_shards
-from benchmarks.rounds import Cost, cost, seconds
-from benchmarks.stages import Job, decode, tag
+from benchmarks.rounds import Cost, cost
+from benchmarks.stages import Job, decode, stored_embeddings, tag
 from benchmarks.towers import save_random
 from clipdecoder.encoders.model import load_model
 from clipdecoder.encoders.open_clip_models import load_open_clip
-from clipdecoder.encoders.transforms import ImageTransform
 
 WIDTH, HEIGHT, SHARDS = 500, 375, 16
 IMAGES = {"ViT-B-32": 64_000, "ViT-B-16": 32_000, "ViT-L-14": 12_000}
 SMALL_IMAGES = {"ViT-B-32": 2048, "ViT-B-16": 1024, "ViT-L-14": 512}
 CPU_IMAGES = {"ViT-B-32": 32}
-BATCH, CPU_BATCH = 256, 16  # of the bare forward; the product finds its own
-COMPARED, FORWARD_SECONDS = 64, 3.0
+DECODED, CPU_DECODED = {500: 2048, 2000: 256}, {500: 32, 2000: 8}  # pictures of each width
+COMPARED = 64
 SAME = 0.999
 RATE, OF_FORWARD = {"ViT-B-32": 10_000}, {"ViT-B-16": 0.85, "ViT-L-14": 0.95}
 TRACE_ROWS = 10
@@ -64,36 +64,21 @@ class Measured:
     tower: str
     images: int
     whole: Cost
-    forward: float  # images per second
+    ways: list[Way]  # to run the tower alone; the first is open_clip's own
     busy: float | None  # share of the run's time in which the device worked
     cosine: float  # the least, of the stored embedding to one computed in float32
     trace: Trace
 
     @property
+    def forward(self) -> float:
+        """Images per second of the tower alone, in open_clip's own code, by the clock."""
+        assert self.ways[0].spent is not None
+        return 1 / self.ways[0].spent.wall
+
+    @property
     def rate(self) -> float:
         """Images per second from end to end."""
         return self.images / self.whole.wall
-
-
-def bare_forward(spec: str, device: torch.device) -> float:
-    """Return images per second of the tower alone, in open_clip's own code."""
-    cuda = device.type == "cuda"
-    kind, batch = (torch.bfloat16, BATCH) if cuda else (torch.float32, CPU_BATCH)
-    loaded = load_open_clip(spec)
-    tower: Any = loaded.network.visual.to(device, kind)
-    size = loaded.preprocess.size
-    x_BCHW = torch.randn(batch, 3, *((size, size) if isinstance(size, int) else size), device=device, dtype=kind)
-
-    def once() -> None:
-        tower(x_BCHW)
-        if cuda:
-            torch.cuda.synchronize(device)
-
-    with torch.inference_mode():
-        once()
-        rounds = max(2, min(200, int(FORWARD_SECONDS / seconds(once))))
-        times = [seconds(once) for _ in range(rounds)]
-    return batch / float(np.median(times))
 
 
 def reference(spec: str, pictures: Sequence[bytes], device: torch.device) -> NDArray[np.float32]:
@@ -106,16 +91,9 @@ def reference(spec: str, pictures: Sequence[bytes], device: torch.device) -> NDA
     return np.asarray(torch.nn.functional.normalize(raw_ND, dim=-1).cpu().numpy())
 
 
-def stored(store: Path, count: int) -> NDArray[np.float32]:
-    """Return the first embeddings of the first shard, as stored."""
-    path = min((store / "features").rglob("*.parquet"))
-    rows = pq.read_table(path, columns=["embedding"])["embedding"].slice(0, count).to_pylist()
-    return np.array(rows, np.float32)
-
-
 def busy_while(work: Callable[[], Cost], device: torch.device) -> tuple[Cost, float | None]:
     """Return what a run costs and, on a GPU, the mean of the driver's own busy share, ten times a second."""
-    if device.type != "cuda":
+    if device.type != "cuda" or shutil.which("nvidia-smi") is None:
         return work(), None
     words = ["nvidia-smi", f"--id={device.index or 0}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     with subprocess.Popen([*words, "-lms", "100"], stdout=subprocess.PIPE, text=True) as watcher:
@@ -153,52 +131,27 @@ def covered(spans: Sequence[tuple[float, float]]) -> float | None:
 
 def measure(folder: Path, tower: str, images: int, device: torch.device) -> Measured:
     """Measure one tower."""
-    spec = save_random(tower, folder / "model")
+    spec, cuda = save_random(tower, folder / "model"), device.type == "cuda"
     pictures = list(photos(images, WIDTH, HEIGHT))
     shards = write_shards(folder / "shards", pictures, shards=SHARDS)
     job = Job(shards=shards, model=spec, device=str(device))
     few = replace(job, shards=write_shards(folder / "few", pictures[: max(images // 16, 16)], shards=2))
     tag(few.request(folder / "warm"))
     whole, busy = busy_while(lambda: cost(partial(tag, job.request(folder / "store"))), device)
-    found_ND = stored(folder / "store", COMPARED)
+    found_ND = np.array(list(stored_embeddings(folder / "store").values())[:COMPARED], np.float32)
     exact_ND = reference(spec, pictures[: len(found_ND)], device)
     return Measured(
         tower=tower,
         images=images,
         whole=whole,
-        forward=bare_forward(spec, device),
+        ways=run_ways(spec, device, ROUNDS if cuda else SMALL_ROUNDS, compiled=cuda),
         busy=busy,
         cosine=float((found_ND * exact_ND).sum(axis=1).min()),
         trace=trace_of(few, folder / "traced", device),
     )
 
 
-def decoders(device: torch.device, count: int) -> dict[str, str]:
-    """Return what the processor's decoder and, on a GPU, nvJPEG come to, both with the resize to 224."""
-    pictures = list(photos(count, WIDTH, HEIGHT))
-    transform = ImageTransform(PreprocessCfg(), torch.device("cpu"))
-    found = {"the processor's decoder, all cores": f"{count / seconds(lambda: decode(pictures, transform)):,.0f}"}
-    if device.type == "cuda":
-        name = f"nvJPEG, batches of {BATCH}"
-        try:
-            nvjpeg(pictures[:BATCH], device)  # warm up
-            found[name] = f"{count / seconds(lambda: nvjpeg(pictures, device)):,.0f}"
-        except RuntimeError as error:  # a torchvision without it
-            found[name] = f"not to be had: {error}".splitlines()[0]
-    return found
-
-
-def nvjpeg(pictures: Sequence[bytes], device: torch.device) -> None:
-    """Decode and resize on the device, and wait for it."""
-    for start in range(0, len(pictures), BATCH):
-        batch = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in pictures[start : start + BATCH]]
-        decoded = decode_jpeg(batch, mode=ImageReadMode.RGB, device=device)
-        for one in decoded:
-            torch.nn.functional.interpolate(one[None].float(), (224, 224), mode="bicubic", antialias=True)
-    torch.cuda.synchronize(device)
-
-
-def report(measured: Sequence[Measured], decoded: dict[str, str]) -> Iterator[str]:
+def report(measured: Sequence[Measured], decoded: Sequence[Decoded], device: torch.device) -> Iterator[str]:
     """Yield the tables."""
     yield "| tower | images | images per second | bare forward | of it | device busy | processor ms | least cosine |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|"
@@ -208,10 +161,9 @@ def report(measured: Sequence[Measured], decoded: dict[str, str]) -> Iterator[st
             f"| {one.tower} | {one.images:,} | {one.rate:,.0f} | {one.forward:,.0f} | {one.rate / one.forward:.2f} | "
             f"{busy} | {1000 * one.whole.cpu / one.images:.2f} | {one.cosine:.5f} |"
         )
-    yield ""
-    yield f"Decoding and resizing {WIDTH}x{HEIGHT} to 224, images per second:"
-    yield ""
-    yield from (f"- {name}: {rate}" for name, rate in decoded.items())
+    yield from ("", "## The forward pass in other ways", "")
+    yield from ways_table({one.tower: one.ways for one in measured}, device)
+    yield from ("", "## Decoding and resizing", "", *decoding_table(decoded))
     for one in measured:
         yield from ("", f"## Where the time goes: {one.tower}", "")
         if one.trace.busy is not None:
@@ -234,6 +186,7 @@ def figures(one: Measured, device: torch.device) -> Iterator[Figure]:
         target=OF_FORWARD.get(one.tower) if cuda else None,
         basis="images per second by the clock; the tower alone on one batch on the device",
     )
+    yield from way_figures(one.tower, one.ways, device)
     yield Figure(
         name=f"embeddings as in float32, {one.tower}",
         value=one.cosine,
@@ -245,6 +198,12 @@ def figures(one: Measured, device: torch.device) -> Iterator[Figure]:
             name=f"device busy, {one.tower}",
             value=one.busy,
             basis="mean of the driver's own share, ten times a second over the run",
+        )
+    if one.trace.busy is not None:
+        yield Figure(
+            name=f"device busy by its kernels, {one.tower}",
+            value=one.trace.busy,
+            basis="from the first kernel to the last of a short run under the profiler",
         )
 
 
@@ -270,9 +229,14 @@ def main() -> None:
     for tower in towers:
         with tempfile.TemporaryDirectory() as folder:
             measured.append(measure(Path(folder), tower, known[tower], device))
-    decoded = decoders(device, 2048 if device.type == "cuda" else 64)
-    lines += [f"- {SHARDS} shards; load after the run: {os.getloadavg()[0]:.1f}", "", *report(measured, decoded)]
-    publish(Result(lines=lines, figures=[figure for one in measured for figure in figures(one, device)]), given)
+    decoded = measure_decoding(device, DECODED if device.type == "cuda" else CPU_DECODED)
+    lines += [
+        f"- {SHARDS} shards; load after the run: {os.getloadavg()[0]:.1f}",
+        "",
+        *report(measured, decoded, device),
+    ]
+    found = [figure for one in measured for figure in figures(one, device)]
+    publish(Result(lines=lines, figures=[*found, *decoding_figures(decoded, device)]), given)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@
 `training_cost` reports the default head beside ViT-B/32. Here the head is as wide as a ViT (768), beside ViT-B/16 and
 ViT-L/14 with random weights, and beside a plain reference: the published layer, whose queries are projected anew in
 every batch, and whose attention keeps its weights. Stages alternate; ratios are medians over rounds of two CPU times of
-the same round. Peak memory is that of a process of its own for each number of labels:
-`python -m benchmarks.head_cost peak LABELS BYTES`.
+the same round. Backbone and head are as the product runs them; the plain reference is compared with a head that also
+keeps PyTorch's own products. Memory is that of a process of its own for each number of labels:
+`python -m benchmarks.head_cost peak LABELS BYTES SHAPE`.
 """
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import os
 import statistics
 import subprocess
@@ -33,6 +36,7 @@ from benchmarks.rounds import Times, alternate, cost, ratio, seconds
 from clipdecoder.heads.cost import chunk_bytes, head_flops
 from clipdecoder.heads.group_head import build_head
 from clipdecoder.heads.text_query_head import TextQueryHead
+from clipdecoder.onednn import use_onednn
 from schemas.training import HeadConfig
 
 TOWER = "ViT-B-32"
@@ -42,11 +46,13 @@ GROUPS, GROUPED_LABELS = 100, 1000
 SHAPE = HeadConfig(token_width=WIDTH, query_width=WIDTH)
 MAX_BYTES = chunk_bytes("cpu")
 
+WIDE = HeadConfig(token_width=768, query_width=512, width=768, feedforward_width=2048, residual=False)
 WIDE_LABELS, WIDE_BATCH = 1000, 4
 WIDE_TOWERS = {"ViT-B-16": 0.30, "ViT-L-14": 0.08}  # and the share of their time that the head may take at most
 OVER_OPERATIONS = 1.2  # of the share of operations, at most
 FASTER = 1.10  # than the plain reference, at least
 SAME = 1e-4  # logits, at most apart
+FLAT = 1.25  # memory of a batch with the most labels over that with the fewest, at most
 
 
 def random_queries(num_labels: int, width: int = WIDTH) -> torch.Tensor:
@@ -55,12 +61,14 @@ def random_queries(num_labels: int, width: int = WIDTH) -> torch.Tensor:
 
 
 def make_backbone(tower: str = TOWER) -> torch.nn.Module:
-    """Return a tower with random weights."""
+    """Return a tower with random weights, as the product runs it."""
     import open_clip
 
     from clipdecoder.encoders.backbone import open_clip_backbone
 
-    return open_clip_backbone(open_clip.create_model(tower, pretrained=None).eval().visual)
+    backbone = open_clip_backbone(open_clip.create_model(tower, pretrained=None).eval().visual)
+    use_onednn(backbone)
+    return backbone
 
 
 def count_flops(backbone: torch.nn.Module) -> int:
@@ -79,6 +87,8 @@ def measure_head(backbone: torch.nn.Module, labels: Sequence[int], rounds: int) 
     head = TextQueryHead(SHAPE).eval()
     grouped_shape = SHAPE.model_copy(update={"groups": GROUPS, "num_labels": GROUPED_LABELS})
     grouped = build_head(grouped_shape).eval()
+    use_onednn(head)
+    use_onednn(grouped)
     queries = {num_labels: random_queries(num_labels) for num_labels in labels}
     prepared = {num_labels: head.prepare(queries_KC) for num_labels, queries_KC in queries.items()}
     stages: dict[str, Callable[[], float]] = {TOWER: partial(seconds, partial(backbone, pictures_BCHW))}
@@ -122,35 +132,87 @@ def _head_table(times: Times, flops: Mapping[str, int]) -> Iterator[str]:
     yield f"Growth is time over that of {first} labels. Preparing is paid once per vocabulary, not per image."
 
 
-def peak_memory(num_labels: int, max_bytes: int) -> None:
-    """Score one batch and print the peak of this process's memory in KiB."""
-    head, x_BTC = TextQueryHead(SHAPE).eval(), torch.randn(BATCH, NUM_TOKENS, WIDTH)
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """MiB that labels take in a process of their own."""
+
+    num_labels: int
+    vocabulary: float  # the labels, prepared: kept as long as they are scored
+    batch: float  # at the peak of a batch, in chunks of labels as by default
+    at_once: float | None  # the same with all labels at once; None where that was left out
+
+
+def peak_memory(num_labels: int, max_bytes: int, shape: HeadConfig) -> None:
+    """Print what a vocabulary takes of this process's memory, and what a batch adds at its peak, in KiB."""
+    head, x_BTC = TextQueryHead(shape).eval(), torch.randn(BATCH, NUM_TOKENS, shape.token_width)
+    use_onednn(head)
     with torch.inference_mode():
-        head(x_BTC, random_queries(num_labels), max_bytes=max_bytes)
+        head(x_BTC, random_queries(64, shape.query_width))  # what is made once
+        before = _resident()
+        prepared = head.prepare(random_queries(num_labels, shape.query_width))
+        vocabulary = _resident()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        head(x_BTC, prepared, max_bytes=max_bytes)
+        sys.stdout.write(f"{vocabulary - before} {_status('VmHWM') - vocabulary}")
+
+
+def _resident() -> int:
+    """Return this process's memory in KiB, without what it has freed and not given back."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
     # Not `getrusage`: there a process starts with the peak of the one that started it.
-    status = Path("/proc/self/status").read_text().splitlines()
-    sys.stdout.write(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def measure_memory(labels: Sequence[int]) -> Iterator[str]:
-    """Return a table of what scoring adds to the peak of a process's memory, in chunks of labels and all at once."""
+def measure_memory(labels: Sequence[int], shape: HeadConfig = SHAPE, *, at_once: bool = True) -> list[Memory]:
+    """Return what scoring takes for some numbers of labels; `at_once`: also without chunks, which takes gigabytes."""
 
-    def peak(num_labels: int, max_bytes: int) -> float:
+    def run(num_labels: int, max_bytes: int) -> list[float]:
         words = (sys.executable, "-m", "benchmarks.head_cost", "peak", str(num_labels), str(max_bytes))
-        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout) / 1024
+        # Every array is given back as it is freed: what counts is what is held, not what the allocator keeps of it.
+        env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run((*words, shape.model_dump_json()), capture_output=True, text=True, check=True, env=env)
+        return [int(word) / 1024 for word in done.stdout.split()]
 
-    alone = peak(1, MAX_BYTES)
+    found = []
+    for count in labels:
+        vocabulary, batch = run(count, MAX_BYTES)
+        whole = run(count, 2**62)[1] if at_once else None
+        found.append(Memory(num_labels=count, vocabulary=vocabulary, batch=batch, at_once=whole))
+    return found
+
+
+def memory_table(found: Sequence[Memory], shape: HeadConfig = SHAPE) -> Iterator[str]:
+    """Yield the table of memory."""
     yield "## Memory"
     yield ""
     yield (
-        f"What a batch of {BATCH} adds to the peak of a process that scores one label ({alone:,.0f} MiB, libraries and "
-        f"weights), with chunks of at most {MAX_BYTES >> 20} MiB as by default, and all labels at once."
+        f"A head of width {shape.width} in a process of its own: what the prepared labels take, and what a batch of "
+        f"{BATCH} adds to that at its peak, with chunks of at most {MAX_BYTES >> 20} MiB as by default, and all labels "
+        "at once."
     )
     yield ""
-    yield "| labels | in chunks, MiB | at once, MiB |"
-    yield "|---:|---:|---:|"
-    for count in labels:
-        yield f"| {count:,} | {peak(count, MAX_BYTES) - alone:,.0f} | {peak(count, 2**62) - alone:,.0f} |"
+    yield "| labels | prepared, MiB | a batch in chunks, MiB | a batch at once, MiB |"
+    yield "|---:|---:|---:|---:|"
+    for one in found:
+        whole = "not measured" if one.at_once is None else f"{one.at_once:,.0f}"
+        yield f"| {one.num_labels:,} | {one.vocabulary:,.0f} | {one.batch:,.0f} | {whole} |"
+
+
+def memory_figure(found: Sequence[Memory]) -> Figure:
+    """Return whether memory is flat: what a batch takes with the most labels over what it takes with the fewest."""
+    first, last = found[0], found[-1]
+    return Figure(
+        name=f"memory of a batch, {last.num_labels:,} labels over {first.num_labels:,}",
+        value=last.batch / first.batch,
+        target=FLAT,
+        at_most=True,
+        basis="peak of a process of its own beyond what it holds with the labels prepared",
+    )
 
 
 class PublishedHead(nn.Module):
@@ -219,30 +281,32 @@ class Wide:
         ]
 
 
-@torch.inference_mode()
 def measure_wide(tower: str, rounds: int, num_labels: int, batch: int) -> Wide:
     """Measure the head beside a tower and beside the published form."""
     backbone, pictures_BCHW = make_backbone(tower), torch.randn(batch, 3, 224, 224)
-    x_BTC = backbone(pictures_BCHW).tokens_BTC
-    shape = HeadConfig(token_width=x_BTC.shape[2], query_width=512, width=768, feedforward_width=2048, residual=False)
-    head = TextQueryHead(shape).eval()
-    published, queries_KC = PublishedHead(head).eval(), random_queries(num_labels, 512)
-    prepared = head.prepare(queries_KC)
-    stages: dict[str, Callable[[], float]] = {
-        "backbone": partial(_cpu_seconds, partial(backbone, pictures_BCHW)),
-        "head": partial(_cpu_seconds, partial(head, x_BTC, prepared)),
-        "published": partial(_cpu_seconds, partial(published, x_BTC, queries_KC)),
-    }
-    alternate({"head": stages["head"], "published": stages["published"]}, 1)  # warm up
-    times = alternate(stages, rounds)
-    apart = float((head(x_BTC, prepared) - published(x_BTC, queries_KC)).abs().max())
-    with torch.inference_mode(False):
-        operations = head_flops(shape, x_BTC.shape[1], num_labels) / count_flops(make_backbone(tower))
+    operations = count_flops(backbone)
+    with torch.inference_mode():
+        x_BTC = backbone(pictures_BCHW).tokens_BTC
+        shape = WIDE.model_copy(update={"token_width": x_BTC.shape[2]})
+        plain = TextQueryHead(shape).eval()
+        published, queries_KC = PublishedHead(plain).eval(), random_queries(num_labels, WIDE.query_width)
+        head = copy.deepcopy(plain)
+        use_onednn(head)
+        prepared = plain.prepare(queries_KC)
+        stages: dict[str, Callable[[], float]] = {
+            "backbone": partial(_cpu_seconds, partial(backbone, pictures_BCHW)),
+            "head": partial(_cpu_seconds, partial(head, x_BTC, prepared)),
+            "plain": partial(_cpu_seconds, partial(plain, x_BTC, prepared)),
+            "published": partial(_cpu_seconds, partial(published, x_BTC, queries_KC)),
+        }
+        alternate({stage: stages[stage] for stage in ("head", "plain", "published")}, 1)  # warm up
+        times = alternate(stages, rounds)
+        apart = float((head(x_BTC, prepared) - published(x_BTC, queries_KC)).abs().max())
     return Wide(
         tower=tower,
         share=ratio(times, "head", "backbone"),
-        operations=operations,
-        faster=ratio(times, "published", "head"),
+        operations=head_flops(shape, x_BTC.shape[1], num_labels) / operations,
+        faster=ratio(times, "published", "plain"),
         apart=apart,
     )
 
@@ -268,9 +332,12 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Measure, print, and write if asked."""
     given = arguments("benchmarks.head_cost", __doc__).parse_args()
-    towers, labels_of_memory = (("ViT-B-16",), (1000,)) if given.small else (tuple(WIDE_TOWERS), (1000, 5000, 20000))
+    towers, labels_of_memory = (
+        (("ViT-B-16",), (500, 2000)) if given.small else (tuple(WIDE_TOWERS), (1000, 5000, 20000))
+    )
     rounds, num_labels, batch = (2, 200, 2) if given.small else (3, WIDE_LABELS, WIDE_BATCH)
     found = [measure_wide(tower, rounds, num_labels, batch) for tower in towers]
+    memory = measure_memory(labels_of_memory, WIDE, at_once=False)
     lines = [
         "# The head: what it costs",
         "",
@@ -280,13 +347,14 @@ def main() -> None:
         "",
         *wide_table(found, num_labels, batch),
         "",
-        *measure_memory(labels_of_memory),
+        *memory_table(memory, WIDE),
     ]
-    publish(Result(lines=lines, figures=[figure for wide in found for figure in wide.figures(num_labels)]), given)
+    figures = [figure for wide in found for figure in wide.figures(num_labels)]
+    publish(Result(lines=lines, figures=[*figures, memory_figure(memory)]), given)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["peak"]:
-        peak_memory(int(sys.argv[2]), int(sys.argv[3]))
+        peak_memory(int(sys.argv[2]), int(sys.argv[3]), HeadConfig.model_validate_json(sys.argv[4]))
     else:
         main()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.decoding import Decode
@@ -22,11 +22,17 @@ DEVICE = r"^(auto|(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*)$"
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 
+# Of `auto` and of 0 one meaning: the word is for people, the number is what manifests hold.
+BatchSize = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value == "auto" else value)]
+
+
 class EncodeOptions(BaseModel):
     """How images are turned into features. The first decides the results, the others how they are reached."""
 
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="larger pictures are refused as too_large")
-    batch_size: int = Field(default=0, ge=0, description="images at once through the backbone; 0: found for the device")
+    batch_size: BatchSize = Field(
+        default=0, description="images at once through the backbone; 0 or auto: found for the device"
+    )
     device: str = Field(default="auto", pattern=DEVICE)
     decode_threads: int = Field(default=0, ge=0, description="0: one per core")
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clipdecoder.encoders.backbone import Backbone, Features
 from clipdecoder.encoders.transforms import ImageTransform
+from clipdecoder.onednn import use_onednn
 from schemas.digests import digest_of
 from schemas.errors import ModelError, RunError
 from schemas.precision import Precision
@@ -112,6 +113,8 @@ class ImageEncoder:
         if backbone.convolutional:
             # 0.65 to 0.8 of the time on a processor, and what a GPU's convolutions take.
             self.backbone.to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            use_onednn(self.backbone)
         self.transform = transform
         self.facts = facts
         self.device = device

@@ -57,6 +57,7 @@ class DecodedImage:
     error: str | None
     sha256: str  # of the file
     seconds: float  # that its thread took
+    lenient: bool = False  # a JPEG that the strict decoder refused and Pillow read
 
 
 @dataclass(kw_only=True)
@@ -255,7 +256,7 @@ class Feeder(Generic[OwnerT, MarkT]):
             return DecodedImage(width, height, error.status, error.detail, sha256, seconds)
         into_HWC[:] = picture.pixels_HWC
         seconds = time.perf_counter() - started
-        return DecodedImage(picture.width, picture.height, SampleStatus.OK, None, sha256, seconds)
+        return DecodedImage(picture.width, picture.height, SampleStatus.OK, None, sha256, seconds, picture.lenient)
 
 
 @lru_cache

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from clipdecoder.encoders.backbone import open_clip_backbone
 from clipdecoder.encoders.encoder import EncoderFacts, ImageEncoder, weights_digest
 from clipdecoder.encoders.open_clip_models import OpenClipModel
+from clipdecoder.encoders.short_texts import encode_texts
 from clipdecoder.encoders.text import average_texts, text_problems, tokenizer_digest
 from clipdecoder.encoders.transforms import ImageTransform
 from schemas.decoding import Decode, decoding_name
@@ -62,7 +63,7 @@ class OpenClipText:
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         with torch.inference_mode():
-            embeddings_MD: Tensor = self._network.encode_text(self._tokenizer(list(texts)).to(self.device))
+            embeddings_MD = encode_texts(self._network, self._tokenizer(list(texts)).to(self.device))
             return F.normalize(embeddings_MD.float(), dim=-1)
 
 

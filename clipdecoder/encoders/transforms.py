@@ -63,6 +63,7 @@ class Picture(NamedTuple):
     pixels_HWC: NDArray[np.uint8]  # C-contiguous
     width: int
     height: int
+    lenient: bool = False  # a JPEG that the strict decoder refused, as it is not sound to the last byte
 
 
 class ImageTransform:
@@ -99,13 +100,13 @@ class ImageTransform:
             SampleError: as `decode_image` and `to_pixels`; nothing else. It carries the size where the picture could be
                 decoded.
         """
-        decoded = self._decode(data, max_pixels)
+        decoded, lenient = self._decode(data, max_pixels)
         if isinstance(decoded, Image.Image):
             if not self._pixel_steps.takes(decoded.height, decoded.width):
                 return Picture(self.to_pixels(decoded, max_pixels=max_pixels), *decoded.size)
             decoded = Stored(np.array(decoded), UPRIGHT, *decoded.size)
         self._check_scaled_size((decoded.width, decoded.height), max_pixels)
-        return Picture(self._pixel_steps.apply(decoded), decoded.width, decoded.height)
+        return Picture(self._pixel_steps.apply(decoded), decoded.width, decoded.height, lenient)
 
     def to_pixels(self, image: Image.Image, *, max_pixels: int) -> NDArray[np.uint8]:
         """Return pixels_HWC, uint8: an RGB picture resized, cropped or padded to the model's size.
@@ -135,21 +136,28 @@ class ImageTransform:
         values |= {"size": list(self.size), "mean": [float(x) for x in self.config.mean]}
         return values | {"std": [float(x) for x in self.config.std]}
 
-    def _decode(self, data: bytes, max_pixels: int) -> Stored | Image.Image:
+    def _decode(self, data: bytes, max_pixels: int) -> tuple[Stored | Image.Image, bool]:
+        """Return the picture, and whether it is Pillow's because the strict decoder refused it."""
         with damage_refused(data):
             opened = open_image(data, max_pixels=max_pixels)
-            return self._decode_plain_jpeg(data, opened) or load_upright(opened)
+            if not self._takes_plainly(opened):
+                return load_upright(opened), False
+            stored = self._decode_plain_jpeg(data, opened)
+            return (load_upright(opened), True) if stored is None else (stored, False)
+
+    def _takes_plainly(self, opened: Image.Image) -> bool:
+        """Whether a picture is for libjpeg-turbo; any other is for Pillow."""
+        if not is_plain_jpeg(opened):
+            return False
+        width, height = _turned_size(opened)
+        return self._pixel_steps.takes(height, width)
 
     def _decode_plain_jpeg(self, data: bytes, opened: Image.Image) -> Stored | None:
-        """Return what libjpeg-turbo makes of it, or None where it is for Pillow."""
-        if not is_plain_jpeg(opened):
-            return None
-        turn = TURNS[orientation_of(opened)]
-        width, height = opened.size[::-1] if turn.swap else opened.size
-        if not self._pixel_steps.takes(height, width):
-            return None
+        """Return what libjpeg-turbo makes of it, or None where it refuses."""
+        width, height = _turned_size(opened)
         shrink = self._pixel_steps.shrink(height, width) if self.decode == "fast" else 1
         pixels_HWC = decode_jpeg(data, opened.size, shrink=shrink)
+        turn = TURNS[orientation_of(opened)]
         return None if pixels_HWC is None else Stored(pixels_HWC, turn, width, height, shrink)
 
     def _check_scaled_size(self, size: tuple[int, int], max_pixels: int) -> None:
@@ -162,6 +170,12 @@ class ImageTransform:
         if self._resize_mode == "longest" and min(round(height / max(ratios)), round(width / max(ratios))) == 0:
             detail = f"nothing is left of a picture as thin as {width}x{height} at the model's size"
             raise SampleError(SampleStatus.DECODE_ERROR, detail, size)
+
+
+def _turned_size(opened: Image.Image) -> tuple[int, int]:
+    """Return width and height as a person sees the picture."""
+    width, height = opened.size
+    return (height, width) if TURNS[orientation_of(opened)].swap else (width, height)
 
 
 def _open_clip_steps(config: PreprocessCfg) -> list[Any]:

@@ -23,12 +23,6 @@ def head_flops(config: HeadConfig, num_tokens: int, num_labels: int) -> int:
     return tokens + (config.groups or num_labels) * per_query + num_labels * per_label
 
 
-def head_bytes(config: HeadConfig, num_tokens: int, num_labels: int) -> int:
-    """Return the bytes of float32 activations per image where labels are not chunked: tokens, keys, values, labels."""
-    tokens = FLOAT_BYTES * num_tokens * (config.token_width + 3 * config.width)
-    return tokens + (config.groups or num_labels) * query_bytes(config) + FLOAT_BYTES * num_labels
-
-
 def query_bytes(config: HeadConfig) -> int:
     """Return the bytes of float32 activations of one query for one image at their peak, in the feed-forward part.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from clipdecoder.heads.decoder_layer import PreparedQueries
 from clipdecoder.heads.group_head import GroupHead, Head
 from clipdecoder.heads.text_query_head import TextQueryHead
+from clipdecoder.onednn import use_onednn
 from clipdecoder.regression.linear import LinearBranch
 from clipdecoder.scoring.cosine import QueryColumns, best_cosines, cosines, filled
 from clipdecoder.scoring.scores import tensor_of
@@ -74,6 +75,8 @@ class Branches:
         self.kinds = tuple(kinds)
         self.linear = linear
         self.head = head.to(device).eval() if head is not None else None
+        if self.head is not None and device.type == "cpu":
+            use_onednn(self.head)
         self.device = device
 
     @property

@@ -22,7 +22,8 @@ MEGABYTES_OF_PATCHES = 64
 CPU = torch.device("cpu")
 # Matrix products on a processor treat what is beyond a multiple of some number otherwise, and round it otherwise. With
 # images and labels filled up to a multiple of this one, an image's cosines do not depend on its company, to the bit: so
-# scores of fresh and of stored features are the same numbers (8,000 products of many shapes compared).
+# scores of fresh and of stored features are the same numbers (8,000 products of many shapes compared). Batches of
+# pictures have `tagger.ROWS_AT_ONCE`.
 TILE = 16
 
 
@@ -88,8 +89,9 @@ def cosines(embeddings_RD: Tensor, columns: QueryColumns) -> Tensor:
     # By torch, whose threads sleep while they wait: numpy's spin, and beside another busy process a backfill took
     # twice as long for it.
     num_rows, width = embeddings_RD.shape
-    filled_RD = columns.filled_DK.new_zeros(num_rows + -num_rows % TILE, width)
+    filled_RD = columns.filled_DK.new_empty(num_rows + -num_rows % TILE, width)
     filled_RD[:num_rows] = embeddings_RD
+    filled_RD[num_rows:] = 0
     return (filled_RD @ columns.filled_DK)[:num_rows, : columns.num_labels]
 
 

@@ -13,7 +13,12 @@ Shards = Annotated[list[str], typer.Argument(help="URLs, globs or {00000..00999}
 TaxonomyFile = Annotated[str, typer.Option("--taxonomy", help="Taxonomy file (path or URL).")]
 Name = Annotated[str | None, typer.Option("--name", help="Dataset name.  [default: the shards' folder]")]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Images at once; 0: what is fastest on the device.  [default: 0]")
+    str | None,
+    typer.Option(
+        "--batch-size",
+        metavar="INTEGER",
+        help="Images at once; auto or 0: what is fastest on the device.  [default: auto]",
+    ),
 ]
 Device = Annotated[
     str | None,

@@ -55,3 +55,16 @@ def test_wrong_request_names_option_and_value() -> None:
         tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", floor=1.5)
     with pytest.raises(ConfigError, match="device = 'tpu'"):
         tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", device="tpu")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("auto", 0), ("0", 0), (0, 0), ("16", 16), (16, 16)])
+def test_a_batch_size_may_be_a_word(given: str | int, meant: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", batch_size=given).batch_size == meant
+    monkeypatch.setenv("CLIPDECODER_BATCH_SIZE", str(given))
+    assert load_settings().batch_size == meant
+
+
+@pytest.mark.parametrize("wrong", ["fast", "-1", "1.5"])
+def test_a_batch_size_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"batch_size = '{wrong}'"):
+        tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", batch_size=wrong)
