@@ -1,0 +1,45 @@
+"""`clipdecoder quality`: what the pictures are like, for SQL. Imports no model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import with_settings
+from flows.cli.output import Json, Store, print_summary, stderr, stoppable
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(quality)
+
+
+def quality(
+    dataset: Annotated[str | None, typer.Option(help="Of this dataset only.  [default: of all]")] = None,
+    decode_threads: Annotated[
+        int | None, typer.Option("--decode-threads", help="Threads that decode; 0: one per core.  [default: 0]")
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the pictures of tagged shards: brightness, contrast, sharpness, perceptual hash. For the view quality.
+
+    Each shard is read once; the same command goes on after a kill, and measures what is new or changed. Exit 1 if a
+    shard cannot be read, or is not the one that was tagged.
+
+    Example: clipdecoder quality --dataset street
+    """
+    from rich.progress import Progress
+
+    from flows.quality import run_quality
+    from schemas.config import make_request
+    from schemas.curation import QualityRequest
+
+    given = with_settings(QualityRequest, {"store": store, "dataset": dataset, "decode_threads": decode_threads})
+    request = make_request(QualityRequest, **given)
+    console = stderr()
+    with stoppable(), Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("shards", total=None)
+        summary = run_quality(request, lambda done, total: progress.update(bar, completed=done, total=total))
+    print_summary(summary, as_json=as_json)

@@ -1,0 +1,43 @@
+"""The SQL of the views `quality` and `duplicates`. Text only. Both have no rows of what was not computed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from schemas.tables import DUPLICATES, IMAGE_STATISTICS
+from storage.views import columns_of, literal, select_sql
+
+_QUALITY = """
+SELECT s.dataset, s.shard, s.sample, s.key, s.width, s.height, s.width * s.height::BIGINT / 1e6 AS megapixels,
+    s.width / s.height AS aspect, s.bytes, s.sha256, q.phash, q.brightness, q.contrast, q.sharpness
+FROM samples s LEFT JOIN internal.statistics q ON q.dataset = s.dataset AND q.shard = s.shard AND q.sample = s.sample
+WHERE s.status = 'ok'
+"""
+
+# Of the bytes that were compared; and a group whose representative has changed since says nothing about the others.
+_DUPLICATES = """
+WITH alive AS (
+    SELECT d.dataset, d.shard, d.sample, s.key, d.group_id, d.representative, d.reason, d.cosine
+    FROM internal.duplicates d JOIN samples s
+        ON s.dataset = d.dataset AND s.shard = d.shard AND s.sample = d.sample AND s.sha256 = d.sha256
+)
+SELECT * FROM alive WHERE group_id IN (SELECT group_id FROM alive WHERE representative)
+"""
+
+
+def quality_sql(statistics: Mapping[str, Sequence[str]], duplicates: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Yield name and query of the views, in the order in which they build on each other.
+
+    Args:
+        statistics: by dataset, the files that say what the pictures of its shards are like now.
+        duplicates: the file of groups, if there is one.
+    """
+    columns = columns_of(IMAGE_STATISTICS)
+    of_datasets = (
+        f"SELECT {literal(dataset)} AS dataset, * FROM ({select_sql(columns, paths)})"
+        for dataset, paths in statistics.items()
+    )
+    yield "internal.statistics", " UNION ALL ".join(of_datasets) or select_sql({"dataset": "VARCHAR"} | columns, ())
+    yield "quality", _QUALITY
+    yield "internal.duplicates", select_sql(columns_of(DUPLICATES), duplicates)
+    yield "duplicates", _DUPLICATES
