@@ -14,7 +14,7 @@ from storage.exports.shards import MANIFEST, export_shards
 from storage.files import Folder
 from storage.labels import current_taxonomies
 from storage.pack import ShardTarget, parse_target
-from storage.runs import StoredRun, read_runs
+from storage.runs import StoredRun, chosen_run, read_runs
 from storage.visibility import current_reports
 
 Watch = Callable[[int, int], None]  # shards done, of how many
@@ -41,9 +41,11 @@ def run_export(request: ExportRequest, watch: Watch = lambda done, total: None) 
         RequestError: the query, the target or the store is not right. Nothing was touched.
         RunError: the target could not be written any more; the same request goes on.
     """
+    if request.model is not None and request.run is not None:
+        raise RequestError(f"--run {request.run} has the tags of its own model; leave out --model {request.model}")
     shards = request.format == "webdataset"
     target = parse_target(request.to) if shards else parse_labels_target(request.to, request.format)
-    with open_catalog(request.store, model_id=request.model) as connection:
+    with open_catalog(request.store, model_id=request.model, run_id=request.run) as connection:
         selection = select_samples(connection, request.sql)
     if isinstance(target, LabelsTarget):
         return _labels_summary(request, target, selection, watch)
@@ -53,7 +55,7 @@ def run_export(request: ExportRequest, watch: Watch = lambda done, total: None) 
 def _labels_summary(request: ExportRequest, target: LabelsTarget, selection: Selection, watch: Watch) -> ExportSummary:
     sources = None
     if request.pictures:
-        sources = _sources(selection, current_reports(read_runs(Folder(request.store))))
+        sources = _sources(selection, current_reports(_runs(request, Folder(request.store))))
     written = write_labels(target, selection, request.format, sources, watch)
     rows = written.selection.rows
     return ExportSummary(
@@ -74,7 +76,7 @@ def _labels_summary(request: ExportRequest, target: LabelsTarget, selection: Sel
 
 def _shards_summary(request: ExportRequest, target: ShardTarget, selection: Selection, watch: Watch) -> ExportSummary:
     folder = Folder(request.store)
-    record = _record(request, selection, folder, read_runs(folder))
+    record = _record(request, selection, folder, _runs(request, folder))
     written = export_shards(target, record, selection.rows, watch)
     shards = written.manifest.shards
     place = target.folder.url.rstrip("/")
@@ -93,12 +95,19 @@ def _shards_summary(request: ExportRequest, target: ShardTarget, selection: Sele
     )
 
 
+def _runs(request: ExportRequest, folder: Folder) -> list[StoredRun]:
+    """Return the runs that the query saw."""
+    runs = read_runs(folder)
+    return runs if request.run is None else [chosen_run(runs, request.run)]
+
+
 def _record(request: ExportRequest, selection: Selection, folder: Folder, runs: list[StoredRun]) -> ExportRecord:
     reports = current_reports(runs)
     taxonomies = current_taxonomies(folder, runs)
     return ExportRecord(
         query=request.sql,
         model_id=selection.model_id,
+        run_id=runs[0].record.run_id if request.run is not None else None,
         taxonomy_digests={
             dataset: tuple(taxonomy.digest for taxonomy in taxonomies[dataset]) for dataset in selection.datasets
         },

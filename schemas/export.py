@@ -31,6 +31,7 @@ class ExportRequest(BaseModel):
     to: str = Field(description="shards: a pattern like out/{:05d}.tar; labels alone: a file")
     format: Format = "webdataset"
     model: str | None = Field(default=None, description="whose tags; None: the promoted model's")
+    run: str | None = Field(default=None, description="this run's samples and tags alone, which has its own model")
     samples_per_shard: int = Field(default=1000, ge=1)
     pictures: bool = Field(default=False, description="copy the pictures beside a file of labels; shards have theirs")
 
@@ -61,6 +62,7 @@ class ExportRecord(Record):
 
     query: str
     model_id: str | None  # None: the store shows no scores, and so no tags
+    run_id: str | None = None  # the only run whose samples and tags it has, where one was asked for
     taxonomy_digests: dict[str, tuple[str, ...]]  # by dataset
     labels: tuple[ExportLabel, ...]
     samples_per_shard: int

@@ -1,6 +1,7 @@
 """Single pictures of shards, read by byte range, and small ones of them in a bounded cache on this machine's disk.
 
-Where a picture stands is found by reading the headers of its shard, once, and only as far as somebody asks.
+Where a picture stands is found by reading the headers of its shard, once, and only as far as somebody asks. In an
+object store that would be to read the shard, so there it is guessed first.
 
 `<cache>/<shard>/ranges.npy`             where its first pictures stand, as far as headers were read
 `<cache>/<shard>/<sample>-<side>.webp`   pictures; the shard's folder is named by its URL and fingerprint
@@ -25,7 +26,17 @@ import numpy as np
 from schemas.errors import SampleError, ShardError
 from schemas.manifest import Fingerprint
 from schemas.sample import MemberCounts, Sample, SampleStatus, ShardStatus
-from storage.shards import MAX_MEMBER_BYTES, ByteRange, check_bytes, iter_ranges, iter_samples, read_range
+from storage.guesses import Expected, find_by_guess
+from storage.shards import (
+    MAX_MEMBER_BYTES,
+    ByteRange,
+    check_bytes,
+    is_compressed,
+    is_remote,
+    iter_ranges,
+    iter_samples,
+    read_range,
+)
 
 MAX_CACHE_BYTES = 512 * 2**20
 _KNOWN_SHARDS = 256  # whose ranges are held; each that is not read to its end keeps a file open
@@ -35,6 +46,7 @@ _AHEAD = 64  # pictures of a compressed shard that are made in passing: the next
 
 _LASTING = (ShardStatus.TRUNCATED, ShardStatus.NOT_A_TAR)  # what asking again does not mend
 
+Expects = Callable[[], Expected | None]
 Make = Callable[[bytes, int], bytes]  # a small picture of a picture's bytes, and of a longest side in pixels
 
 
@@ -68,8 +80,14 @@ class Thumbnails:
         self._lock = threading.Lock()
         self._written = 0
 
-    def get(self, shard: ShardBytes, sample: int, side: int) -> bytes:
+    def get(self, shard: ShardBytes, sample: int, side: int, expected: Expects | None = None) -> bytes:
         """Return a picture whose longest side is at most `side`.
+
+        Args:
+            shard: where it stands.
+            sample: its ordinal.
+            side: in pixels.
+            expected: says what is known of the picture. Asked only where that spares reading.
 
         Raises:
             ShardError: the shard is gone, was changed since it was tagged, is damaged before this picture, or ends.
@@ -80,30 +98,34 @@ class Thumbnails:
             data = path.read_bytes()
             os.utime(path)  # was looked at
         except OSError:
-            data = self._made(shard, sample, side)
+            data = self._made(shard, sample, side, expected)
         return data
 
-    def read(self, shard: ShardBytes, sample: int) -> bytes:
-        """Return a picture's own bytes.
+    def read(self, shard: ShardBytes, sample: int, expected: Expects | None = None) -> bytes:
+        """Return a picture's own bytes. The arguments are those of `get`.
 
         Raises:
             ShardError: as `get`.
             SampleError: the file is larger than a picture may be.
         """
         self._check(shard)
-        place = self._ranges_of(shard).at(sample)
+        ranges = self._ranges_of(shard)
+        if expected is not None and (found := ranges.guessed(shard, sample, expected)) is not None:
+            return found
+        place = ranges.at(sample)
         if place is None:
             return _last(_samples_until(shard.url, sample), sample).data
         if place.num_bytes > MAX_MEMBER_BYTES:
             raise SampleError(SampleStatus.TOO_LARGE, f"the file has {place.num_bytes} bytes")
         return read_range(shard.url, place)
 
-    def _made(self, shard: ShardBytes, sample: int, side: int) -> bytes:
+    def _made(self, shard: ShardBytes, sample: int, side: int, expected: Expects | None) -> bytes:
         self._check(shard)
         ranges = self._ranges_of(shard)
-        if ranges.at(sample) is None:
+        found = None if expected is None else ranges.guessed(shard, sample, expected)
+        if found is None and ranges.at(sample) is None:
             return self._made_in_passing(shard, ranges, sample, side)
-        data = self._make(self.read(shard, sample), side)
+        data = self._make(self.read(shard, sample) if found is None else found, side)
         self._keep(self._path(shard, sample, side), data)
         return data
 
@@ -173,8 +195,28 @@ class _Ranges:
         self.passing = threading.Lock()  # held by whoever reads the shard through
         self._known = _read_ranges(path)
         self._kept = len(self._known)
+        self._guessed: dict[int, ByteRange] = {}
+        self._guessing = is_remote(url) and not is_compressed(url)
         self._source: Iterator[ByteRange | None] | None = None
         self._error: ShardError | None = None
+
+    def guessed(self, shard: ShardBytes, sample: int, expected: Expects) -> bytes | None:
+        """Return a picture's bytes where a guess finds them and no header is known that does. Takes no lock: pictures
+        of one shard are read at the same time. A shard whose pictures stand otherwise is not guessed at again.
+        """
+        if not self._guessing or sample < len(self._known):
+            return None
+        if sample in self._guessed:
+            return read_range(self._url, self._guessed[sample])
+        known = expected()
+        if known is None or known.sha256 is None or known.num_bytes > MAX_MEMBER_BYTES:
+            return None
+        found = find_by_guess(self._url, shard.fingerprint.size, sample, known)
+        if found is None:
+            self._guessing = False
+            return None
+        self._guessed[sample] = found.place
+        return found.data
 
     def at(self, sample: int) -> ByteRange | None:
         """Return where a picture stands, or None where no range of the shard is its content."""

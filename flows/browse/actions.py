@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Body, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.browse.attention import draw_look
+from flows.browse.catalogs import source_of
 from flows.browse.details import TAGS, answers_of, scores_of
 from flows.browse.filters import PAGE
 from flows.browse.grid import Picture, describe
@@ -140,6 +142,7 @@ def give_state(desk: TheDesk) -> Reply:
 def look_again(desk: TheDesk) -> Reply:
     """See what was written to the store since it was opened."""
     desk.catalogs.refresh()
+    desk.comparisons.forget()
     return {}
 
 
@@ -186,9 +189,14 @@ def export(desk: TheDesk, asked: AskedExport) -> Reply:
     from schemas.config import make_request
     from schemas.export import ExportRequest
 
-    model = asked.source.removeprefix("model:") or None
+    kind, name = source_of(asked.source)
     request = make_request(
-        ExportRequest, store=desk.folder.url, sql=asked.sql, to=asked.to, format=format_of(asked.to), model=model
+        ExportRequest,
+        store=desk.folder.url,
+        sql=asked.sql,
+        to=asked.to,
+        format=format_of(asked.to),
+        **({kind: name} if kind else {}),
     )
 
     def work(tell: Tell) -> Reply:
@@ -206,7 +214,8 @@ def look(desk: TheDesk, asked: AskedLook) -> Reply:
     where = catalog.shard(asked.dataset, asked.shard)
 
     def work(tell: Tell) -> Reply:
-        data = desk.thumbnails.read(where, asked.sample)
+        expected = partial(catalog.expected, asked.dataset, asked.shard, asked.sample)
+        data = desk.thumbnails.read(where, asked.sample, expected)
         drawing = draw_look(desk.folder, catalog, asked.dataset, asked.label, data, tell)
         name = f"{where.digest}-{asked.sample}-{asked.label}-{catalog.shown['model_id']}"
         desk.drawings.keep(name, drawing)

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from flows.browse import actions, media, pages
+from flows.browse import actions, compare, media, pages
 from flows.browse.redaction import without_places
 from flows.browse.rendering import page
 from flows.browse.security import Guard
@@ -34,6 +34,7 @@ def create_app(desk: Desk) -> FastAPI:
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.desk = desk
     app.include_router(pages.router)
+    app.include_router(compare.router)
     app.include_router(media.router)
     app.include_router(actions.router)
     app.mount("/static", StaticFiles(directory=str(files("flows.browse") / "static")))

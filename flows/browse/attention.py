@@ -10,7 +10,7 @@ from PIL import Image
 
 from flows.browse.catalogs import Catalog
 from flows.browse.jobs import Tell
-from flows.browse.pictures import encoded
+from flows.thumbnails import encode_small
 from schemas.config import MAX_PIXELS
 from schemas.errors import ConfigError, ModelError
 from storage.files import Folder
@@ -21,7 +21,7 @@ from storage.runs import read_runs
 if TYPE_CHECKING:
     from schemas.taxonomy import VocabularyLabel
 
-SIDE = 560
+SIDE, _QUALITY = 560, 80
 _DARK = 0.18  # what is left of the light where nothing is drawn from
 _GLOW = np.array([255, 176, 0])  # over where most is
 
@@ -45,7 +45,7 @@ def draw_look(folder: Folder, catalog: Catalog, dataset: str, label_id: str, dat
     assert isinstance(model, TrainedModel), "its record has a checkpoint"
     tell("looking")
     look = look_for(model, data, _vocabulary_label(folder, dataset, label_id), max_pixels=MAX_PIXELS)
-    return encoded(_blend(look.pixels_HWC, look.attention_PR), SIDE)
+    return encode_small(_blend(look.pixels_HWC, look.attention_PR), SIDE, _QUALITY)
 
 
 def has_decoder(folder: Folder, model_id: str) -> bool:

@@ -14,9 +14,10 @@ from schemas.manifest import ShardReport
 from schemas.sample import ShardStatus
 from storage.catalog import open_catalog
 from storage.files import Folder
+from storage.guesses import EXPECTED_SQL, Expected
 from storage.query import run_query
 from storage.review import shown_scorer
-from storage.runs import chosen_run, read_runs
+from storage.runs import StoredRun, chosen_run, read_runs
 from storage.thumbnails import ShardBytes
 from storage.visibility import current_reports
 
@@ -39,7 +40,9 @@ SELECT 'model:' || m.model_id AS value, m.name || ' · ' || m.model_id AS title,
 FROM models m SEMI JOIN runs r USING (model_id) ORDER BY m.promoted DESC, m.name, m.model_id
 """
 _RUNS = """
-SELECT 'run:' || run_id AS value, run_id || ' · ' || scorer AS title, complete FROM runs ORDER BY created_at DESC
+SELECT 'run:' || run_id AS value, strftime(created_at, '%Y-%m-%d %H:%M') || ' · ' || scorer || ' · ' || run_id AS title,
+    complete
+FROM runs ORDER BY created_at DESC
 """
 
 _COUNTS = """
@@ -67,16 +70,27 @@ class BrowsedLabel:
         return self.members != (self.label_id,)
 
 
+def source_of(source: str) -> tuple[str, str]:
+    """Return what kind of source is looked at, `model` or `run`, and which; two empty texts: what the store shows.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    kind, _, name = source.partition(":")
+    if source and kind not in ("model", "run"):
+        raise ConfigError(f"unknown source {source!r}; known: model:ID, run:ID")
+    return kind, name
+
+
 class Catalog:
     """One open catalog, and what pages ask of it again and again."""
 
     def __init__(self, folder: Folder, source: str) -> None:
-        kind, _, name = source.partition(":")
-        if source and kind not in ("model", "run"):
-            raise ConfigError(f"unknown source {source!r}; known: model:ID, run:ID")
+        kind, name = source_of(source)
         self.source = source
         self._folder = folder
         self._remembered: dict[str, Any] = {}
+        self._making_groups, self._has_groups = threading.Lock(), False
         self._connection = open_catalog(
             folder, model_id=name if kind == "model" else None, run_id=name if kind == "run" else None
         )
@@ -135,10 +149,19 @@ class Catalog:
     @cached_property
     def reports(self) -> dict[tuple[str, str], ShardReport]:
         """What is known of the shards that are shown, by dataset and shard in order."""
-        runs = read_runs(self._folder)
-        if self.source.startswith("run:"):
-            runs = [chosen_run(runs, self.source.partition(":")[2])]
-        return dict(sorted(current_reports(runs).items()))
+        return dict(sorted(current_reports(self.runs).items()))
+
+    @cached_property
+    def runs(self) -> list[StoredRun]:
+        """The runs that are shown: all, or the one that is looked at."""
+        runs, (kind, name) = read_runs(self._folder), source_of(self.source)
+        return [chosen_run(runs, name)] if kind == "run" else runs
+
+    @cached_property
+    def models(self) -> dict[str, frozenset[str]]:
+        """The labels that each model was trained on."""
+        rows = self.ask("SELECT model_id, seen_labels FROM models")
+        return {row["model_id"]: frozenset(row["seen_labels"]) for row in rows}
 
     def shard(self, dataset: str, shard: str) -> ShardBytes:
         """Return where a shard lies, and as what.
@@ -150,6 +173,28 @@ class Catalog:
         if report is None:
             raise ShardError(ShardStatus.MISSING, f"the store has no shard {shard!r} of dataset {dataset!r}")
         return ShardBytes(report.url, report.fingerprint)
+
+    @cached_property
+    def knows_copies(self) -> bool:
+        """Whether nearly equal samples were looked for, and some were found."""
+        return bool(self.ask("SELECT 1 FROM internal.duplicates LIMIT 1"))
+
+    @property
+    def groups(self) -> str:
+        """Name of a table with the rows of the view `duplicates`, which takes too long to be asked for each page."""
+        with self._making_groups:
+            if not self._has_groups:
+                answer, cursor = run_query(self._connection, "SELECT * FROM duplicates"), self._connection.cursor()
+                cursor.register("read_groups", answer)
+                cursor.execute("CREATE TABLE internal.groups AS SELECT * FROM read_groups")
+                cursor.close()
+                self._has_groups = True
+        return "internal.groups"
+
+    def expected(self, dataset: str, shard: str, sample: int) -> Expected | None:
+        """Return what is known of a picture's place in its shard; None, where the store has no such sample."""
+        rows = self.ask(EXPECTED_SQL, {"dataset": dataset, "shard": shard, "sample": sample})
+        return Expected(**rows[0]) if rows else None
 
     @cached_property
     def sources(self) -> dict[str, list[dict[str, Any]]]:

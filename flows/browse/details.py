@@ -11,11 +11,12 @@ from typing import Any
 
 from flows.browse.catalogs import BrowsedLabel, Catalog
 from flows.browse.filters import Filter, Place
-from flows.browse.grid import Picture, among, find_page
+from flows.browse.grid import Picture, among, describe, find_page
 
 BINS = 1000  # of a histogram: the steps of the slider
 EDGE = 12  # pictures shown on each side of a threshold
 TAGS = 6  # shown of each picture in a grid
+COPIES = 13  # of a group, shown beside one of them
 
 # What a picture scored, merged labels as one: the best score counts, against the threshold of the one that is left.
 _SCORES = """
@@ -44,6 +45,16 @@ ORDER BY "at", coalesce(value, -1)
 _SAID = """
 SELECT label_id, value, source, "at" FROM annotations
 WHERE key = $key AND coalesce(dataset = $dataset, true) AND coalesce(shard = $shard, true) ORDER BY "at", source
+"""
+
+_FACTS = """
+SELECT bytes, brightness, contrast, sharpness, phash FROM quality
+WHERE dataset = $dataset AND shard = $shard AND sample = $sample
+"""
+_COPIES = """
+SELECT dataset, shard, sample, key, representative, reason, cosine FROM {groups}
+WHERE group_id = (FROM {groups} SELECT group_id WHERE dataset = $dataset AND shard = $shard AND sample = $sample)
+ORDER BY representative DESC, cosine DESC NULLS LAST, dataset, shard, sample LIMIT {limit}
 """
 
 # Of one label: how many pictures have a score in each step, and how many are tagged at its own threshold.
@@ -82,6 +93,17 @@ class Said:
     value: int | None
     source: str
     at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a picture is like; None: `clipdecoder quality` did not look at it."""
+
+    bytes: int
+    brightness: float | None
+    contrast: float | None
+    sharpness: float | None
+    phash: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +157,30 @@ def said_of(catalog: Catalog, picture: Picture) -> list[Said]:
     """Return everything that was said of a picture, side files included, the oldest first."""
     asked = {"key": picture.key, "dataset": picture.dataset, "shard": picture.shard}
     return [Said(**row) for row in catalog.ask(_SAID, asked)]
+
+
+def facts_of(catalog: Catalog, picture: Picture) -> Facts | None:
+    """Return what a picture is like; None, where it cannot be decoded."""
+    asked = {"dataset": picture.dataset, "shard": picture.shard, "sample": picture.sample}
+    return next((Facts(**row) for row in catalog.ask(_FACTS, asked)), None)
+
+
+def copies_of(catalog: Catalog, picture: Picture) -> list[Picture]:
+    """Return the samples that are nearly the same as one, the one that stands for them first; `note` says how."""
+    if not catalog.knows_copies:
+        return []
+    asked = {"dataset": picture.dataset, "shard": picture.shard, "sample": picture.sample}
+    rows = catalog.ask(_COPIES.format(groups=catalog.groups, limit=COPIES), asked)
+    notes = {(row["dataset"], row["shard"], row["sample"]): _how_alike(row) for row in rows}
+    notes.pop(picture.place, None)
+    return describe(catalog, list(notes), notes=list(notes.values()))
+
+
+def _how_alike(row: dict[str, Any]) -> str:
+    if row["representative"]:
+        return "stands for the group"
+    cosine = "" if row["cosine"] is None else f", cosine {row['cosine']:.3f}"
+    return f"{row['reason']}{cosine}"
 
 
 def histogram_of(catalog: Catalog, label: BrowsedLabel) -> Histogram:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
-from flows.browse.catalogs import Catalog
+from flows.browse.catalogs import Catalog, source_of
 from flows.browse.filters import Filter
 from flows.browse.results import Found
-from schemas.errors import ConfigError
+from flows.browse.state import Desk
 from storage.views import literal
 
 _TARGET = "export/{:05d}.tar"
 
 
 def export_sql(catalog: Catalog, wanted: Filter) -> str:
-    """Return the query of what a filter lets through.
-
-    Raises:
-        ConfigError: a run is looked at: exports have the tags of models.
-    """
-    if wanted.source.startswith("run:"):
-        raise ConfigError("an export has the tags of a model, not of one run; look at the model, and export there")
+    """Return the query of what a filter lets through."""
     where = _conditions(wanted)
     if not wanted.label:
         tagged = _tagged(wanted)
@@ -45,10 +40,15 @@ def found_sql(found: Found) -> str:
 
 
 def command(store: str, sql: str, source: str = "") -> str:
-    """Return the command line that does the same."""
-    model = source.removeprefix("model:")
+    """Return the command line that does the same, with the tags of that model or run."""
+    kind, name = source_of(source)
     words = ["clipdecoder", "export", "--sql", sql, "--to", _TARGET, "--store", store]
-    return shlex.join([*words, *(["--model", model] if model else [])])
+    return shlex.join([*words, *([f"--{kind}", name] if kind else [])])
+
+
+def panel(desk: Desk, sql: str, source: str) -> dict[str, Any]:
+    """Return what a page says about exporting what it shows."""
+    return {"sql": sql, "command": command(desk.folder.url, sql, source), "here": desk.access.local}
 
 
 def _where(conditions: list[str]) -> str:
@@ -58,6 +58,9 @@ def _where(conditions: list[str]) -> str:
 def _conditions(wanted: Filter) -> list[str]:
     found = [f"s.dataset = {literal(wanted.dataset)}"] if wanted.dataset else []
     found += [f"contains(s.key, {literal(wanted.key)})"] if wanted.key else []
+    if wanted.copies:
+        copies = "select (dataset, shard, sample) from duplicates where not representative"
+        found.append(f"(s.dataset, s.shard, s.sample) not in ({copies})")
     if wanted.status == "failed":
         found.append("s.status <> 'ok'")
     elif wanted.status:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from schemas.errors import ConfigError
+from storage.comparisons import Change
 
 Place = tuple[str, str, int]  # dataset, shard and ordinal of a sample
 Order = Literal["high", "low"]
@@ -35,7 +37,7 @@ class Filter(BaseModel):
     status: str = Field(default="", max_length=50, description="ok, failed, or one status")
     knowledge: Knowledge | Literal[""] = Field(default="", description="a tag of a label that was trained on, or not")
     key: str = Field(default="", max_length=300, description="a part of the key")
-    other: str = Field(default="", max_length=300, description="the source that this one is compared with")
+    copies: Literal["", "hide"] = Field(default="", description="hide: not samples that another one stands for")
     after: str = Field(default="", max_length=2000, description="where the page before ended")
 
     @field_validator("low", "high", mode="before")
@@ -61,8 +63,27 @@ class Filter(BaseModel):
 
     def query(self, **changes: Any) -> str:
         """Return the address of the same view with some fields changed; back at its first page unless that is said."""
-        values = self.model_dump(exclude_defaults=True) | {"after": ""} | changes
-        return urlencode({name: value for name, value in values.items() if value not in (None, "")})
+        return _query(self.model_dump(exclude_defaults=True) | {"after": ""} | changes)
+
+
+class ComparisonFilter(BaseModel):
+    """Which differences of two sources to show."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: str = Field(default="", max_length=300, description="model:ID, run:ID; empty: what the store shows")
+    other: str = Field(default="", max_length=300, description="the source that this one is compared with")
+    label: str = Field(default="", max_length=200, description="of whose score; empty: of all tags")
+    change: Change = ""
+    start: int = Field(default=0, ge=0, description="how many pictures stand on the pages before")
+
+    def query(self, **changes: Any) -> str:
+        """Return the address of the same view with some fields changed; its first page unless that is said."""
+        return _query(self.model_dump(exclude_defaults=True) | {"start": ""} | changes)
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    return urlencode({name: value for name, value in values.items() if value not in (None, "")})
 
 
 def mark_of(values: tuple[Any, ...]) -> str:

@@ -45,6 +45,9 @@ _TAGGED = """SEMI JOIN (
     WHERE t.dataset = $dataset AND t.shard = $shard AND j.active {tags}
 ) t ON t.dataset = s.dataset AND t.shard = s.shard AND t.sample = s.sample"""
 
+_NO_COPIES = """ANTI JOIN (SELECT dataset, shard, sample FROM {groups} WHERE NOT representative) d
+    ON d.dataset = s.dataset AND d.shard = s.shard AND d.sample = s.sample"""
+
 _PICTURES = """
 WITH asked AS (SELECT unnest($ranks) AS rank, unnest($datasets) AS dataset, unnest($shards) AS shard,
     unnest($samples)::INTEGER AS sample)
@@ -97,7 +100,7 @@ def find_page(catalog: Catalog, wanted: Filter, *, size: int = PAGE) -> Page:
 
 
 def _by_score(catalog: Catalog, wanted: Filter, label: BrowsedLabel, size: int) -> Page:
-    sql, parameters = _scored_sql(wanted, label, size + 1)
+    sql, parameters = _scored_sql(catalog, wanted, label, size + 1)
     rows = catalog.ask(sql, parameters)
     shown = rows[:size]
     scores = [row["score"] for row in shown]
@@ -106,12 +109,13 @@ def _by_score(catalog: Catalog, wanted: Filter, label: BrowsedLabel, size: int) 
     return Page(pictures=describe(catalog, places, scores=scores), after=after)
 
 
-def _scored_sql(wanted: Filter, label: BrowsedLabel, limit: int) -> tuple[str, dict[str, Any]]:
+def _scored_sql(catalog: Catalog, wanted: Filter, label: BrowsedLabel, limit: int) -> tuple[str, dict[str, Any]]:
     order, sign = _ORDERS[wanted.order]
     low = wanted.low if wanted.low is not None else label.threshold
     parameters: dict[str, Any] = {"low": low, "high": 1.0 if wanted.high is None else wanted.high}
     parameters |= {"labels": list(label.members)} if label.merged else {"label": label.label_id}
     join, where = _of_samples(wanted, parameters)
+    join += _no_copies(catalog, wanted)
     after = ""
     if (place := wanted.place_after) is not None:
         after = _AFTER.format(sign=sign)
@@ -134,6 +138,10 @@ def _of_samples(wanted: Filter, parameters: dict[str, Any]) -> tuple[str, str]:
     return join, where + _conditions(wanted, parameters, "k")
 
 
+def _no_copies(catalog: Catalog, wanted: Filter) -> str:
+    return f" {_NO_COPIES.format(groups=catalog.groups)}" if wanted.copies else ""
+
+
 def _conditions(wanted: Filter, parameters: dict[str, Any], name: str) -> str:
     where = ""
     if wanted.key:
@@ -149,7 +157,8 @@ def _conditions(wanted: Filter, parameters: dict[str, Any], name: str) -> str:
 
 def count_scored(catalog: Catalog, wanted: Filter) -> int:
     """Return how many pictures there are on all pages of a label."""
-    sql, parameters = _scored_sql(wanted.model_copy(update={"after": ""}), catalog.label(wanted.label), 0)
+    everything = wanted.model_copy(update={"after": ""})
+    sql, parameters = _scored_sql(catalog, everything, catalog.label(wanted.label), 0)
     counted = f"SELECT count(*) AS pictures FROM ({sql[: sql.rindex('ORDER BY')]})"
     return catalog.remember(
         f"{counted} {sorted(parameters.items())}", lambda: int(catalog.ask(counted, parameters)[0]["pictures"])
@@ -164,7 +173,8 @@ def _in_order(catalog: Catalog, wanted: Filter, size: int) -> Page:
     for dataset, shard, sample, by_shard in _starts(catalog, wanted):
         if by_shard and last is not None and time.monotonic() > deadline:
             return Page(pictures=describe(catalog, found), after=mark_of(last), looked_at=f"{last[0]}/{last[1]}")
-        sql, parameters = _in_order_sql(wanted, (dataset, shard, sample), size + 1 - len(found), by_shard=by_shard)
+        start = dataset, shard, sample
+        sql, parameters = _in_order_sql(catalog, wanted, start, size + 1 - len(found), by_shard=by_shard)
         found += [(row["dataset"], row["shard"], row["sample"]) for row in catalog.ask(sql, parameters)]
         if len(found) > size:
             return Page(pictures=describe(catalog, found[:size]), after=mark_of(found[size - 1]))
@@ -188,13 +198,16 @@ def _starts(catalog: Catalog, wanted: Filter) -> Iterable[tuple[str, str, int, b
             yield dataset, shard, begin[1] if shard == begin[0] else -1, True
 
 
-def _in_order_sql(wanted: Filter, start: Place, limit: int, *, by_shard: bool) -> tuple[str, dict[str, Any]]:
+def _in_order_sql(
+    catalog: Catalog, wanted: Filter, start: Place, limit: int, *, by_shard: bool
+) -> tuple[str, dict[str, Any]]:
     dataset, shard, sample = start
     parameters: dict[str, Any] = {"dataset": dataset, "shard": shard, "sample": sample}
     where, tagged = _conditions(wanted, parameters, "s"), ""
     if by_shard:
         where += " AND s.shard = $shard"
         tagged = _TAGGED.format(tags=_tag_conditions(wanted, parameters))
+    tagged += _no_copies(catalog, wanted)
     return _IN_ORDER.format(tagged=tagged, where=where, limit=limit), parameters
 
 

@@ -9,7 +9,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flows.browse.redaction import without_places
@@ -29,6 +29,7 @@ class Job:
     state: Literal["waiting", "working", "done", "failed"] = "waiting"
     says: str = "waiting for other work"
     result: dict[str, Any] | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class Jobs:
@@ -72,3 +73,5 @@ def _do(job: Job, work: Work) -> None:
     except Exception as error:  # noqa: BLE001  # the page must learn that it ended, whatever it was
         traceback.print_exc(file=sys.stderr)
         job.says, job.state = f"unexpected {type(error).__name__}; the server's terminal says more", "failed"
+    finally:
+        job.ended.set()

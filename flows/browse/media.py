@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from functools import partial
 from html import escape
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -47,14 +49,16 @@ def send_drawing(desk: TheDesk, name: str) -> Response:
 
 def _picture(desk: Desk, dataset: str, shard: str, sample: int, side: int) -> Response:
     try:
-        where = desk.catalogs.get().shard(dataset, shard)
-        return Response(desk.thumbnails.get(where, sample, side), media_type="image/webp", headers=_KEPT)
+        catalog = desk.catalogs.get()
+        where = catalog.shard(dataset, shard)
+        data = desk.thumbnails.get(where, sample, side, partial(catalog.expected, dataset, shard, sample))
+        return Response(data, media_type="image/webp", headers=_KEPT)
     except (ShardError, SampleError) as error:
         return placeholder(str(error))
 
 
 def placeholder(reason: str) -> Response:
-    """Return a drawing that says why there is no picture."""
+    """Return a drawing that says why there is no picture, as what is not found."""
     words = visible(without_places(reason))
     lines = textwrap.wrap(words, 30, max_lines=_LINES, placeholder=" …")
     texts = "".join(
@@ -66,4 +70,4 @@ def placeholder(reason: str) -> Response:
         f'<title>{escape(words)}</title><rect width="320" height="320" fill="#8883"/>'
         f'<g font-family="system-ui, sans-serif" font-size="16" text-anchor="middle" fill="#888">{texts}</g></svg>'
     )
-    return Response(drawing, media_type="image/svg+xml")
+    return Response(drawing, status_code=HTTPStatus.NOT_FOUND, media_type="image/svg+xml")

@@ -1,4 +1,4 @@
-"""The pages that have an address: the grid, one picture, thresholds, two models side by side, SQL."""
+"""The pages that have an address: the grid, one picture, thresholds, SQL."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from flows.browse.catalogs import Catalog
 from flows.browse.details import (
     BINS,
     answers_of,
+    copies_of,
     edge_of,
+    facts_of,
     histogram_of,
     said_of,
     scores_of,
 )
-from flows.browse.exports import command, export_sql, found_sql
+from flows.browse.exports import export_sql, found_sql, panel
 from flows.browse.filters import PAGE, Filter, Place
 from flows.browse.grid import Page, Picture, count_scored, describe, find_page
-from flows.browse.rendering import answer_of, bars_of, differing, filter_words, page, part
+from flows.browse.rendering import answer_of, bars_of, filter_words, page, part
 from flows.browse.state import Desk, TheDesk
 from schemas.errors import ConfigError
 
-SIDE_BY_SIDE = 20  # pictures on a page that shows two of everything
 _BARS = 50
 
 router = APIRouter(default_response_class=HTMLResponse)
@@ -40,7 +41,6 @@ def show_grid(desk: TheDesk, wanted: Asked) -> HTMLResponse:
     catalog = desk.catalogs.get(wanted.source)
     found = find_page(catalog, wanted)
     names = {label.label_id: label.name for label in catalog.labels.values()}
-    exported = "" if wanted.source.startswith("run:") else export_sql(catalog, wanted)
     return page(
         desk,
         "grid",
@@ -52,7 +52,7 @@ def show_grid(desk: TheDesk, wanted: Asked) -> HTMLResponse:
         total=_total(catalog, wanted, found),
         asked=filter_words(wanted, names),
         answers=_answers(desk, catalog, found.pictures, wanted.label),
-        export=_export(desk, exported, wanted.source),
+        export=panel(desk, export_sql(catalog, wanted), wanted.source),
     )
 
 
@@ -76,7 +76,7 @@ def show_found(desk: TheDesk, name: Text, start: Annotated[int, Query(ge=0)] = 0
         pictures=pictures,
         start=start,
         next=f"/found?name={found.name}&start={stop}" if stop < len(found.places) else "",
-        export=_export(desk, found_sql(found), found.source),
+        export=panel(desk, found_sql(found), found.source),
     )
 
 
@@ -103,6 +103,8 @@ def show_picture(
         "scores": scores,
         "answered": {score.label_id: answer_of(answers, picture, score.label_id) for score in scores},
         "said": said_of(catalog, picture),
+        "facts": facts_of(catalog, picture),
+        "copies": copies_of(catalog, picture),
         "label": label,
         "source": source,
         "looks": has_decoder(desk.folder, catalog.shown["model_id"]),
@@ -146,33 +148,6 @@ def show_edge(desk: TheDesk, label: Text, at: Annotated[float, Query(ge=0, le=1)
     return part("edge", chosen=chosen, edge=edge_of(catalog, chosen, at, source), at=at, source=source)
 
 
-@router.get("/compare")
-def show_comparison(desk: TheDesk, wanted: Asked) -> HTMLResponse:
-    """Show what two models or runs say of the same pictures."""
-    catalog, theirs = desk.catalogs.get(wanted.source), desk.catalogs.get(wanted.other)
-    found = find_page(catalog, wanted, size=SIDE_BY_SIDE)
-    places = [picture.place for picture in found.pictures]
-    rows = [
-        {"picture": picture, "first": first, "second": second, "only": differing(first, second)}
-        for picture, first, second in zip(
-            found.pictures,
-            scores_of(catalog, places, tags_only=True),
-            scores_of(theirs, places, tags_only=True),
-            strict=True,
-        )
-    ]
-    return page(
-        desk,
-        "compare",
-        source=wanted.source,
-        other=wanted.other,
-        wanted=wanted,
-        catalog=catalog,
-        rows=rows,
-        next=f"/compare?{wanted.query(after=found.after)}" if found.after else "",
-    )
-
-
 @router.get("/sql")
 def show_sql(desk: TheDesk, source: Source = "", sql: Annotated[str, Query(max_length=20_000)] = "") -> HTMLResponse:
     """Let a person ask. The query in the address is shown, and not carried out."""
@@ -193,7 +168,7 @@ def _total(catalog: Catalog, wanted: Filter, found: Page) -> int | None:
         return len(found.pictures)
     if wanted.label:
         return count_scored(catalog, wanted)
-    if wanted.key or wanted.knowledge or wanted.low is not None or wanted.high is not None:
+    if wanted.key or wanted.copies or wanted.knowledge or wanted.low is not None or wanted.high is not None:
         return None
     rows = [row for row in catalog.statuses if wanted.dataset in ("", row["dataset"])]
     return sum(int(row["samples"]) for row in rows if _fits(row["status"], wanted.status))
@@ -201,10 +176,3 @@ def _total(catalog: Catalog, wanted: Filter, found: Page) -> int | None:
 
 def _fits(status: str, wanted: str) -> bool:
     return status != "ok" if wanted == "failed" else wanted in ("", status)
-
-
-def _export(desk: Desk, sql: str, source: str) -> dict[str, Any] | None:
-    """Return what the page says about exporting what it shows."""
-    if not sql:
-        return None
-    return {"sql": sql, "command": command(desk.folder.url, sql, source), "here": desk.access.local}

@@ -1,19 +1,16 @@
-"""Pictures as the page shows them: decoded and encoded anew, so that nothing but pixels of a file reaches a browser."""
+"""How large the page shows pictures, and where small ones of them are kept."""
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
-from PIL import Image
-
-from clipdecoder.encoders.images import decode_image
+from flows.thumbnails import small_webp
 from schemas.config import MAX_PIXELS
 from storage.thumbnails import Thumbnails
 
 SMALL, LARGE = 320, 1400  # longest side in pixels
-_QUALITY = {SMALL: 75, LARGE: 85}
+QUALITY = {SMALL: 75, LARGE: 85}
 
 
 def open_thumbnails(cache: Path | None = None) -> Thumbnails:
@@ -35,13 +32,4 @@ def small_picture(data: bytes, side: int) -> bytes:
     Raises:
         SampleError: it cannot be decoded.
     """
-    return encoded(decode_image(data, max_pixels=MAX_PIXELS), side)
-
-
-def encoded(picture: Image.Image, side: int) -> bytes:
-    """Return a decoded picture as WebP."""
-    small = picture.copy()
-    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=_QUALITY.get(side, 80), method=2)
-    return buffer.getvalue()
+    return small_webp(data, side, QUALITY[side], max_pixels=MAX_PIXELS)

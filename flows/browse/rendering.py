@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from flows.browse.details import Score
 from flows.browse.filters import Filter, Place
 from flows.browse.grid import Picture
 from flows.browse.security import CSRF_HEADER
@@ -120,12 +119,6 @@ def answer_of(answers: dict[tuple[Place, str], int | None], picture: Picture, la
     return WORDS[answers[subject]] if subject in answers else ""
 
 
-def differing(first: Sequence[Score], second: Sequence[Score]) -> tuple[set[str], set[str]]:
-    """Return the labels that only the first, and only the second of two lists of tags has."""
-    ours, theirs = ({score.label_id for score in scores} for scores in (first, second))
-    return ours - theirs, theirs - ours
-
-
 def filter_words(wanted: Filter, names: dict[str, str]) -> list[str]:
     """Return what a filter asks for, in words."""
     words = [names.get(wanted.label, wanted.label)] if wanted.label else []
@@ -133,4 +126,5 @@ def filter_words(wanted: Filter, names: dict[str, str]) -> list[str]:
         words.append(f"score {wanted.low or 0:g} to {1 if wanted.high is None else wanted.high:g}")
     knowledge = {"seen": "labels trained on", "novel": "novel labels"}.get(wanted.knowledge, "")
     words += [value for value in (wanted.status, wanted.dataset, "" if wanted.label else knowledge) if value]
+    words += ["without copies"] if wanted.copies else []
     return words + ([f"key with {wanted.key!r}"] if wanted.key else [])

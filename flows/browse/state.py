@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from flows.browse.answers import WAIT_SECONDS, AnswerSheet
 from flows.browse.catalogs import Catalogs
+from flows.browse.comparisons import Comparisons
 from flows.browse.jobs import Jobs
 from flows.browse.pictures import open_thumbnails
 from flows.browse.results import Results
@@ -52,6 +53,7 @@ class Desk:
     answers: AnswerSheet
     jobs: Jobs
     results: Results
+    comparisons: Comparisons
     drawings: Drawings
 
     def close(self) -> None:
@@ -82,14 +84,16 @@ def open_desk(store: str, access: Access, cache: Path | None = None, *, wait_sec
         # In a thread of its own: whoever has just answered does not wait for it.
         threading.Thread(target=catalogs.refresh, daemon=True).start()
 
+    jobs = Jobs()
     return Desk(
         folder=folder,
         access=access,
         catalogs=catalogs,
         thumbnails=open_thumbnails(cache),
         answers=AnswerSheet(folder, look_again, wait_seconds=wait_seconds),
-        jobs=Jobs(),
+        jobs=jobs,
         results=Results(),
+        comparisons=Comparisons(jobs),
         drawings=Drawings(),
     )
 

@@ -29,6 +29,9 @@ def export(
     ] = False,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in each shard but the last.")] = 1000,
     model: Annotated[str | None, typer.Option(help="Write this model's tags.  [default: the promoted model's]")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Ask this run alone, and write its tags: its id or the start of it.")
+    ] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -54,6 +57,7 @@ def export(
         to=to,
         format=format or format_of(to),
         model=model,
+        run=run,
         samples_per_shard=samples_per_shard,
         pictures=pictures,
     )

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from benchmarks import browse_store as generated
+from benchmarks.browse import LIMIT
 from flows.browse.app import create_app
 from flows.browse.security import Access
 from flows.browse.state import Desk, open_desk
+from storage.files import Folder
 from tests.e2e.test_review_page import EVIL, by_id, chromium, logs, press, show, text
+from tests.flows.test_browse_compare import make_store as make_two_models
 from tests.flows.world import World, make_world, taxonomy_text
 
 __all__ = ["chromium"]  # a fixture
@@ -40,18 +45,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-@pytest.fixture
-def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
-    """Serve the world at a free port."""
+@contextmanager
+def serving(store: str, cache: Path) -> Iterator[Desk]:
+    """Serve a store at a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         access = Access("127.0.0.1", listener.getsockname()[1], None)
-        desk = open_desk(world.store, access, tmp_path / "cache", wait_seconds=3600)
+        desk = open_desk(store, access, cache, wait_seconds=3600)
         server = uvicorn.Server(uvicorn.Config(create_app(desk), log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
+        try:
+            yield desk
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
+    """Serve the world."""
+    with serving(world.store, tmp_path / "cache") as desk:
         yield desk
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture
@@ -83,8 +97,8 @@ def keys(driver: webdriver.Chrome) -> list[str]:
     return [element.text for element in driver.find_elements(By.CSS_SELECTOR, ".tile .key")]
 
 
-def count(driver: webdriver.Chrome) -> int:
-    found = re.search(r"([\d,]+) pictures?", driver.find_element(By.CSS_SELECTOR, ".headline").text)
+def count(driver: webdriver.Chrome, place: str = ".headline") -> int:
+    found = re.search(r"([\d,]+) pictures?", driver.find_element(By.CSS_SELECTOR, place).text)
     assert found is not None
     return int(found[1].replace(",", ""))
 
@@ -195,6 +209,75 @@ def test_an_export_from_the_page(browser: webdriver.Chrome, desk: Desk, tmp_path
     by_id(browser, "export-to").send_keys(str(tmp_path / "out-{:02d}.tar"), Keys.ENTER)
     until(lambda: f"samples: {shown}," in text(browser, "export-says"))
     assert (tmp_path / "out-00.tar").exists()
+
+
+def test_two_models_are_compared_while_the_page_waits(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    make_two_models(Folder(str(tmp_path / "store")))
+    free = threading.Event()
+    with serving(str(tmp_path / "store"), tmp_path / "cache") as desk:
+        desk.jobs.start(lambda tell: {"waited": free.wait()})  # other work
+        show(chromium, 1280, 900)
+        chromium.get(address(desk, "/compare"))
+        chromium.find_element(By.CSS_SELECTOR, ".links a").click()
+        until(lambda: chromium.find_elements(By.ID, "comparing"))
+        free.set()
+        until(lambda: chromium.find_elements(By.CSS_SELECTOR, "table.compare"))
+        differing = count(chromium, ".summary")
+        rows = [each.find_elements(By.CSS_SELECTOR, ".only") for each in chromium.find_elements(By.CSS_SELECTOR, "tr")]
+        framed = [len(row) for row in rows if row]
+        assert framed == sorted(framed, reverse=True) and len(framed) == min(differing, 20)
+        press(chromium, Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER)
+        until(lambda: chromium.find_elements(By.CSS_SELECTOR, "#viewer .scores li"))
+        press(chromium, Keys.ESCAPE)
+        Select(chromium.find_element(By.NAME, "change")).select_by_value("gained")
+        until(lambda: "change=gained" in chromium.current_url)
+        gaining = count(chromium, ".summary")
+        assert 0 < gaining < differing
+        chromium.find_element(By.CSS_SELECTOR, "#export summary").click()
+        by_id(chromium, "export-to").clear()
+        by_id(chromium, "export-to").send_keys(str(tmp_path / "gained.csv"), Keys.ENTER)
+        until(lambda: f"samples: {gaining}," in text(chromium, "export-says"))
+        chromium.get("about:blank")
+    complaints, _ = logs(chromium)
+    assert all("404" in complaint for complaint in complaints), "its pictures are not there"
+
+
+FETCH = """
+const done = arguments[arguments.length - 1];
+fetch(arguments[0]).then(answer => answer.text()).then(text => done(text.length));"""
+
+
+@pytest.mark.slow
+def test_pages_of_a_million_pictures_take_half_a_processor_second(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    """Seconds of the processor, least of three: what the machine does beside counts little. Seconds are measured by
+    benchmarks.browse."""
+    generated.make_store(Folder(str(tmp_path / "store")), shards=100, rows=10_000)
+    label, other = generated.LABELS[7], f"other=run:{generated.RUNS[1]}"
+    chosen = ("/", f"/?label={label}", f"/?label={label}&low=0.3&high=0.4&order=low", "/?key=000123")
+    with serving(str(tmp_path / "store"), tmp_path / "cache") as desk:
+        chromium.get(address(desk))
+        assert count(chromium) == 1_000_000 and len(keys(chromium)) == 60
+        press(chromium, "]")
+        until(lambda: "after=" in chromium.current_url and len(keys(chromium)) == 60)
+        for path in (f"/compare?{other}", f"/compare?{other}&label={label}"):
+            chromium.get(address(desk, path))
+            until(lambda: chromium.find_elements(By.CSS_SELECTOR, "table.compare"))
+        chromium.get(address(desk, "/sql"))  # asks for nothing by itself
+        for path in (
+            *chosen,
+            "/labels",
+            f"/label?label={label}",
+            f"/compare?{other}",
+            f"/compare?{other}&label={label}",
+        ):
+            seconds = []
+            for _ in range(3):
+                started = time.process_time()
+                assert chromium.execute_async_script(FETCH, path) > 1000
+                seconds.append(time.process_time() - started)
+            assert min(seconds) < LIMIT, (path, seconds)
+        chromium.get("about:blank")
+    logs(chromium)  # its shards are not there
 
 
 def test_what_is_similar(browser: webdriver.Chrome) -> None:

@@ -25,4 +25,4 @@ def test_the_nightly_deployment_tags(tmp_path: Path) -> None:
         server.prefect("deployment", "run", "tag/nightly", "--params", request)
         server.work_once()
         assert [run["state_type"] for run in server.runs("tag")] == ["COMPLETED"]
-        assert audit_run(Folder(world.store), None).passed
+        assert audit_run(Folder(world.store), None).ok

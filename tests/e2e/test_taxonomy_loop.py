@@ -92,7 +92,7 @@ def test_a_new_label_is_applied_learned_and_shown(tmp_path: Path) -> None:
         server.work_once()
         assert states(server, "backfill") == ["COMPLETED"]
         assert scored_by(world, NEW) == [(promotion.model_id, 2)]
-        assert audit_run(Folder(world.store), None).passed
+        assert audit_run(Folder(world.store), None).ok
 
         told = [event for name in (TAXONOMY_CHANGED, GROUND_TRUTH_CHANGED) for event in server.events(name)]
         assert [event["event"] for event in told] == [TAXONOMY_CHANGED]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus, ShardStatus
-from storage.files import fingerprint_of
+from storage.files import checksum, fingerprint_of
+from storage.guesses import Expected, find_by_guess, stored_bytes
 from storage.shards import iter_ranges, iter_samples, read_range
 from storage.thumbnails import ShardBytes, Thumbnails, trim_cache
 from tests.nasty import build_tar, cut_tar, gzipped, jpeg, nasty_shard
@@ -183,3 +188,97 @@ def test_a_server_without_ranges_says_so(web: str, tmp_path: Path, thumbnails: T
     with pytest.raises(ShardError) as caught:
         thumbnails.get(known(f"{web}/s.tar"), 1, 16)
     assert caught.value.status is ShardStatus.UNREADABLE
+
+
+# --- guesses
+
+
+def expect(members: Sequence[tuple[str, bytes]], sample: int) -> Expected:
+    """Return what a store knows of a picture of these members."""
+    pictures = [data for name, data in members if name.endswith(".jpg")]
+    sizes = [stored_bytes(len(data)) for data in pictures]
+    data = pictures[sample]
+    return Expected(
+        num_bytes=len(data),
+        sha256=checksum(data),
+        before=sum(sizes[:sample]),
+        total=sum(sizes),
+        samples=len(sizes),
+    )
+
+
+def captions(lengths: Iterable[int]) -> list[tuple[str, bytes]]:
+    """Return pictures, each with a side file of such a length."""
+    return [
+        each
+        for number, length in enumerate(lengths)
+        for each in ((f"p/{number}.jpg", MEMBERS[number][1]), (f"p/{number}.json", b'"' + b"x" * length + b'"'))
+    ]
+
+
+LONG = [(f"{'folder/' * 30}{number}.jpg", data) for number, (_, data) in enumerate(MEMBERS)]
+EVEN = captions(range(200))
+FEW = captions([60_000] * 5 + [0] * 195)
+
+
+@pytest.mark.parametrize(
+    "members", [MEMBERS, EVEN, LONG, captions([1500, 0] * 100)], ids=["alone", "even", "long", "two"]
+)
+def test_a_guess_finds_what_the_headers_lead_to(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+    place = shard(tmp_path / "s.tar", build_tar(members))
+    ranges = list(iter_ranges(place.url))
+    for sample in (0, 1, 57, 100, 198, 199):
+        found = find_by_guess(place.url, place.fingerprint.size, sample, expect(members, sample))
+        assert found is not None and found.place == ranges[sample] and found.data == MEMBERS[sample][1]
+
+
+def test_a_guess_that_is_wrong_is_none(tmp_path: Path) -> None:
+    place = shard(tmp_path / "s.tar", build_tar(FEW))
+    assert find_by_guess(place.url, place.fingerprint.size, 50, expect(FEW, 50)) is None
+    other = replace(expect(MEMBERS, 3), sha256="0" * 64)
+    place = shard(tmp_path / "other.tar", build_tar(MEMBERS))
+    assert find_by_guess(place.url, place.fingerprint.size, 3, other) is None
+
+
+@given(st.lists(st.integers(0, 4000), min_size=1, max_size=60), st.data())
+def test_what_a_guess_finds_is_the_picture(lengths: list[int], data: st.DataObject) -> None:
+    members = captions(lengths)
+    sample = data.draw(st.integers(0, len(lengths) - 1))
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/guess.tar", build_tar(members))
+    found = find_by_guess("memory://guess.tar", fs.size("/guess.tar"), sample, expect(members, sample))
+    assert found is not None and found.data == MEMBERS[sample][1]
+
+
+@pytest.mark.parametrize(("members", "whole"), [(EVEN, False), (FEW, True)], ids=["even", "uneven"])
+def test_an_object_store_is_asked_for_what_is_shown(
+    bucket: str, tmp_path: Path, members: list[tuple[str, bytes]], whole: bool
+) -> None:
+    url = f"{bucket}/s.tar"
+    fs = fsspec.filesystem("s3")
+    fs.pipe_file(url, build_tar(members))
+    asked: list[int] = []
+
+    def expected(sample: int) -> Expected:
+        asked.append(sample)
+        return expect(members, sample)
+
+    place, cache = known(url), tmp_path / "cache"
+    thumbnails = Thumbnails(cache, small)
+    for sample in (150, 3, 150):
+        assert thumbnails.get(place, sample, 16, partial(expected, sample)) == small(MEMBERS[sample][1], 16)
+        assert thumbnails.read(place, sample, partial(expected, sample)) == MEMBERS[sample][1]
+    thumbnails.close()
+    assert asked == ([150] if whole else [150, 3])
+    assert (cache / place.digest / "ranges.npy").exists() == whole, "headers are read where a guess failed alone"
+
+
+def test_a_server_without_ranges_is_not_guessed_at(web: str, tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(build_tar(MEMBERS))
+    place = known(f"{web}/s.tar")
+    assert find_by_guess(place.url, place.fingerprint.size, 7, expect(MEMBERS, 7)) is None
+
+
+def test_a_disk_is_never_guessed_at(tmp_path: Path, thumbnails: Thumbnails) -> None:
+    place = shard(tmp_path / "s.tar", build_tar(MEMBERS))
+    assert thumbnails.get(place, 9, 16, lambda: pytest.fail("asked")) == small(MEMBERS[9][1], 16)

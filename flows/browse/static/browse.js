@@ -339,6 +339,11 @@ if (byId("filters")) byId("filters").addEventListener("submit", event => {  // s
 });
 addEventListener("pageshow", () => all("#filters :disabled").forEach(field => { field.disabled = false; }));
 if (matchMedia("(max-width: 56rem)").matches) all("details.filters").forEach(details => { details.open = false; });
+if (byId("comparing")) trying(async () => {
+  const {job} = byId("comparing").dataset;
+  await finished({job, ...await ask(`/api/jobs/${job}`)}, text => { byId("comparing").textContent = `${text} …`; });
+  location.reload();
+})();
 if (byId("export-form")) wireExport(byId("export-form"));
 if (byId("sql-form")) wireSql(byId("sql-form"));
 if (byId("slider")) wireSlider(byId("slider"));
