@@ -9,7 +9,9 @@ decided when the catalog is opened: open it anew to see what was written since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import duckdb
@@ -21,11 +23,14 @@ from schemas.errors import StoreError
 from schemas.manifest import Promotion
 from storage.catalog_tables import Facts, combined_targets, small_tables
 from storage.compacted import in_large_files, read_compacted
+from storage.curation_paths import by_dataset, current_statistics
 from storage.files import Folder, transport_errors
 from storage.ground_truth_views import ground_truth_sql, ground_truth_tables
 from storage.keyless import SCHEMA as KEYLESS
 from storage.labels import current_taxonomies, labels_of
+from storage.locations import SANDBOX, Location
 from storage.models import read_model, read_models, read_promotion
+from storage.quality_views import quality_sql
 from storage.runs import StoredRun, chosen_run, last_asked, read_runs
 from storage.sandbox import StoreFiles, connect, file_error, lock, unreadable
 from storage.taxonomies import read_taxonomy, taxonomies_in_force
@@ -34,8 +39,10 @@ from storage.visibility import VisibleParts, all_parts, visible_samples, visible
 
 STORE_FOLDERS = (
     "annotations",
+    "duplicates",
     "features",
     "models",
+    "quality",
     "retraining",
     "runs",
     "side_labels",
@@ -62,6 +69,26 @@ def open_catalog(
         ModelError: the store has no model of this id.
     """
     folder = Folder(store) if isinstance(store, str) else store
+    facts = read_facts(folder, model_id=model_id, run_id=run_id)
+    connection = connect()
+    try:
+        with build_errors():
+            connection.register_filesystem(StoreFiles(folder, _readable(facts)))
+            build_views(connection, folder, facts, SANDBOX)
+            lock(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def read_facts(folder: Folder, *, model_id: str | None = None, run_id: str | None = None) -> Facts:
+    """Return what a catalog needs to know of a store before it reads any Parquet; arguments as for `open_catalog`.
+
+    Raises:
+        StoreError: there is no store at this URL, or no such run in it, or what is in it cannot be read.
+        ModelError: the store has no model of this id.
+    """
     try:
         check_store(folder)
         facts = _read_facts(folder, model_id, run_id)
@@ -73,16 +100,22 @@ def open_catalog(
             "was it written by a newer clipdecoder, or edited?"
         ) from None
     _check_thresholds(facts)
-    connection = connect()
+    return facts
+
+
+@contextmanager
+def build_errors() -> Iterator[None]:
+    """Turn what `build_views` may raise into a StoreError.
+
+    Raises:
+        StoreError: a file of the store cannot be read.
+    """
     try:
-        _build(connection, folder, facts)
+        yield
     except duckdb.Error as error:
-        connection.close()
-        raise file_error(error) or unreadable(str(error)) from None
+        raise file_error(error) or unreadable(str(error).partition("\n")[0]) from None
     except transport_errors() as error:
-        connection.close()
         raise unreadable(str(error)) from error
-    return connection
 
 
 def check_store(folder: Folder) -> None:
@@ -144,6 +177,8 @@ def _read_facts(folder: Folder, model_id: str | None, run_id: str | None) -> Fac
         annotations=_sizes(folder, "annotations", "annotations/*.parquet"),
         side_labels=_sizes(folder, "side_labels", "side_labels/*/*.parquet"),
         calibrations=_sizes(folder, "models", "models/*/calibration.parquet"),
+        statistics=current_statistics(folder, runs),
+        duplicates=_sizes(folder, "duplicates", "duplicates/*.parquet"),
     )
 
 
@@ -151,42 +186,60 @@ def _sizes(folder: Folder, prefix: str, pattern: str) -> dict[str, int]:
     return {name: size for name, size in folder.sizes(prefix).items() if fnmatchcase(name, pattern)}
 
 
-def _build(connection: duckdb.DuckDBPyConnection, folder: Folder, facts: Facts) -> None:
+def _readable(facts: Facts) -> dict[str, int]:
+    """Return the files that the views may read, with their sizes in bytes."""
     reported = {part.path: part.bytes for run in facts.runs for report in run.reports for part in report.parts.values()}
     large = {each.file.path: each.file.bytes for files in facts.compacted.values() for each in files}
-    listed = large | facts.annotations | facts.side_labels | facts.calibrations
-    connection.register_filesystem(StoreFiles(folder, reported | listed))
+    ground_truth = facts.annotations | facts.side_labels
+    return reported | large | ground_truth | facts.calibrations | facts.statistics | facts.duplicates
+
+
+def build_views(connection: duckdb.DuckDBPyConnection, folder: Folder, facts: Facts, location: Location) -> None:
+    """Make the small tables and the views in the connection's current database.
+
+    Args:
+        connection: one that can read the store's files there.
+        folder: the store.
+        facts: what was read of it.
+        location: how the connection finds the store's files.
+    """
     scores = visible_scores(facts.runs, facts.model_id) if facts.model_id else []
     connection.execute(f"CREATE SCHEMA internal; CREATE SCHEMA {KEYLESS}")
-    for name, table in (*small_tables(facts, scores), *_words(folder, facts)):
+    for name, table in (*small_tables(facts, scores), *_words(folder, facts, location)):
         connection.register("read", table)
         connection.execute(f"CREATE TABLE internal.{name} AS SELECT * FROM read")
         connection.unregister("read")
-    for name, query in _views(facts, scores):
+    for name, query in _views(facts, scores, location):
         kind = "TABLE" if name in KEPT_READY else "VIEW"
         connection.execute(f"CREATE {kind} {name} AS {query}")
-    lock(connection)
 
 
-def _words(folder: Folder, facts: Facts) -> Iterable[tuple[str, pa.Table]]:
+def _words(folder: Folder, facts: Facts, location: Location) -> Iterable[tuple[str, pa.Table]]:
     """Yield what is needed to know the words of side files; datasets that nothing scored go by what is in force."""
     strange = {path.split("/")[1] for path in facts.side_labels} - facts.taxonomies.keys()
     in_force = [read_taxonomy(folder, record.digest) for record in taxonomies_in_force(folder)] if strange else []
-    return ground_truth_tables(facts.side_labels, facts.taxonomies, in_force)
+    return ground_truth_tables(facts.side_labels, facts.taxonomies, in_force, location)
 
 
-def _views(facts: Facts, scores: Sequence[VisibleParts]) -> Iterable[tuple[str, str]]:
+def _views(facts: Facts, scores: Sequence[VisibleParts], location: Location) -> Iterable[tuple[str, str]]:
     def large(kind: Kind, parts: Iterable[VisibleParts]) -> list[VisibleParts]:
-        return in_large_files(kind, parts, facts.runs, facts.compacted)
+        groups = in_large_files(kind, parts, facts.runs, facts.compacted)
+        return [replace(group, paths=location.all(group.paths)) for group in groups]
 
     yield "samples", samples_sql(large("samples", visible_samples(facts.runs)))
     yield "internal.all_samples", samples_sql(large("samples", all_parts(facts.runs, "samples")))
     yield "internal.scores", scores_sql(large("scores", scores))
     yield "internal.all_scores", scores_sql(large("scores", all_parts(facts.runs, "scores")))
-    yield from ground_truth_sql(annotations=list(facts.annotations), side_labels=list(facts.side_labels))
+    yield from ground_truth_sql(
+        annotations=location.all(facts.annotations), side_labels=location.all(facts.side_labels)
+    )
+    yield from quality_sql(
+        {dataset: location.all(paths) for dataset, paths in by_dataset(facts.statistics).items()},
+        location.all(path for path in facts.duplicates if path == facts.duplicates_path),
+    )
     yield from views_sql(
         model_id=facts.model_id,
         scorer=facts.scorer,
         combined=bool(combined_targets(facts, scores)),
-        calibrations={path.split("/")[1]: path for path in facts.calibrations},
+        calibrations={path.split("/")[1]: location.pattern(path) for path in facts.calibrations},
     )

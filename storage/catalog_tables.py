@@ -11,6 +11,7 @@ import pyarrow as pa
 from schemas.manifest import ModelRecord
 from schemas.taxonomy import Taxonomy
 from storage.compacted import Compacted
+from storage.curation_paths import duplicates_path
 from storage.labels import CurrentLabel
 from storage.runs import StoredRun
 from storage.visibility import VisibleParts, shown_labels
@@ -51,12 +52,20 @@ class Facts:
     annotations: dict[str, int]  # path -> bytes
     side_labels: dict[str, int]
     calibrations: dict[str, int]
+    statistics: dict[str, int]  # of the pictures of each shard's newest bytes
+    duplicates: dict[str, int]
 
     @property
     def scorer(self) -> str:
         """What the shown model scores with where nothing else is asked for."""
         model = self.models.get(self.model_id or "")
         return model.scorers[0] if model else "clip"
+
+    @property
+    def duplicates_path(self) -> str | None:
+        """Where the groups of duplicates by the shown model's embeddings stand, if there are any."""
+        model = self.models.get(self.model_id or "")
+        return duplicates_path(model.encoder_id) if model else None
 
     @property
     def seen_labels(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -14,6 +15,7 @@ import pyarrow as pa
 from schemas.errors import QueryError, StoreError
 from storage.files import transport_errors
 from storage.keyless import nodes, without_keys
+from storage.late_keys import with_late_keys
 from storage.sandbox import file_error, unreadable
 
 if TYPE_CHECKING:
@@ -162,7 +164,17 @@ def _checked(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     written = _writing_nodes(tree)
     if written:
         raise QueryError(f"{written} inside WITH refused: {_READ_ONLY}")
-    return explain + without_keys(statement.query, tree)
+    return explain + _sooner(connection, statement.query, tree)
+
+
+def _sooner(connection: duckdb.DuckDBPyConnection, select: str, tree: Any) -> str:
+    """Return a query with the same answer that asks for keys where they are wanted, and as late as may be."""
+    late = with_late_keys(tree, partial(_parsed, connection))
+    if late is None:
+        return without_keys(select, tree)
+    with connection.cursor() as cursor:
+        row = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(late)]).fetchone()
+    return str(row[0]) if row else select
 
 
 def _single(sql: str) -> duckdb.Statement:

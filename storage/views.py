@@ -1,4 +1,5 @@
-"""The SQL of the views. Text only: names and paths come in as values and are quoted here.
+"""The SQL of the views. Text only: names and paths come in as values and are quoted here. Paths are what DuckDB opens
+files by (storage/locations.py).
 
 Schema `internal` holds what the public views are made of: tables of what was read when the catalog was opened, and
 views over Parquet without keys, which cost a join. Public views stand in `main`; `keyless` has twins of them that
@@ -16,7 +17,7 @@ from schemas.manifest import DEFAULT_THRESHOLD
 from schemas.scores import ODDS_STEPS
 from schemas.tables import ANY_LABEL, CALIBRATION, SAMPLES
 from storage.keyless import SCHEMA as KEYLESS
-from storage.sandbox import PROTOCOL
+from storage.late_keys import LATE_VIEWS
 from storage.visibility import VisibleParts
 
 _DUCKDB_TYPES = {
@@ -24,6 +25,8 @@ _DUCKDB_TYPES = {
     pa.int8(): "TINYINT",
     pa.int32(): "INTEGER",
     pa.int64(): "BIGINT",
+    pa.uint64(): "UBIGINT",
+    pa.bool_(): "BOOLEAN",
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
@@ -162,6 +165,7 @@ def views_sql(
     yield "labels", _LABELS.format(default=default, scorer=literal(scorer))
     yield "internal.tags", f"{_PLAIN_TAGS} UNION ALL {_COMBINED_TAGS}" if combined else _PLAIN_TAGS
     yield "tags", _TAGS_WITH_KEY
+    yield from LATE_VIEWS.items()
     yield f"{KEYLESS}.scores", _WITHOUT_KEY.format(scores="internal.scores")
     yield f"{KEYLESS}.all_scores", _WITHOUT_KEY.format(scores="internal.all_scores")
     yield f"{KEYLESS}.tags", "SELECT * FROM internal.tags"
@@ -201,8 +205,8 @@ def _union(columns: dict[str, str], parts: Sequence[VisibleParts], constants: Se
 
 
 def files_sql(paths: Iterable[str]) -> str:
-    """Return a list of files of the store, as table functions take it."""
-    return f"[{', '.join(literal(f'{PROTOCOL}://{path}') for path in paths)}]"
+    """Return a list of files, as table functions take it."""
+    return f"[{', '.join(map(literal, paths))}]"
 
 
 def select_sql(
