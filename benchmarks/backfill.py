@@ -1,8 +1,8 @@
 """What a change of the taxonomy costs: views over 100,000 stored samples, and new labels from stored embeddings.
 
-    python -m benchmarks.backfill [--shards 100] [--small] [--write benchmarks/results/NAME.md]
+    python -m benchmarks.backfill [--shards 100] [--images-per-shard 1000] [--small] [--write FILE.md]
 
-The store is generated: shards of 1,000 samples with random unit vectors for embeddings, and no tar behind them, so
+The store is generated: shards of samples with random unit vectors for embeddings, and no tar behind them, so
 whatever touches a shard fails. Tagging from pixels is measured on rendered pictures in the same rounds, and so is the
 default decoder over stored patch tokens. The model is ViT-B/32 with random weights: what it costs is what a trained one
 costs. Ratios are of CPU time.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.backfill_store import LABELS, Generated, make_labels, make_store
 from benchmarks.figures import Figure, Result, arguments, publish
 from benchmarks.generated import sample_row
 from benchmarks.machine import describe
@@ -33,19 +34,17 @@ from clipdecoder.scoring.branches import Branches, Queries
 from examples.scenes.render import iter_scenes
 from flows.apply import ApplySteps, plan_apply, run_apply
 from flows.backfill import plan_backfill, run_backfill
-from flows.plan import TagPlan, plan_tag, run_record
+from flows.plan import plan_tag
 from flows.run import run_tag_here
 from schemas.config import ApplyRequest, BackfillRequest, TagRequest
-from schemas.manifest import Fingerprint, ModelRecord, ShardFacts
+from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import ShardStatus
 from schemas.taxonomy import Label, Taxonomy
 from schemas.training import HeadConfig
 from storage.catalog import open_catalog
 from storage.files import Folder
-from storage.models import promote
 from storage.pack import pack
-from storage.parts import ShardFeatures, features_path, write_features
-from storage.patterns import ShardList, ShardRef
+from storage.parts import ShardFeatures
 from storage.query import run_query
 from storage.taxonomies import put_in_force, write_taxonomy
 from storage.tokens import TokenChunk, TokenWriter, find_tokens, tokens_path
@@ -53,76 +52,12 @@ from storage.tokens import TokenChunk, TokenWriter, find_tokens, tokens_path
 ROUNDS, FEW_ROUNDS = 5, 2
 SHARDS, FEW_SHARDS = 100, 10
 IMAGES_PER_SHARD = 1000
-LABELS = 300
 CHANGED = 100
 NEW = 10
 PICTURES, FEW_PICTURES = 64, 16
 TOKEN_IMAGES, TOKEN_LABELS = 128, 100
-FLOOR = 1.0  # random vectors are near every label: keep the 20 best of each image, as of real ones about as many are
-ROOT = "file:///generated"
 
 PerImage = Times  # CPU seconds an image of each stage, one entry per round
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A store with tagged shards that exist nowhere else."""
-
-    folder: Folder
-    model: ModelRecord
-    shards: int
-
-    @property
-    def images(self) -> int:
-        return self.shards * IMAGES_PER_SHARD
-
-
-def make_labels(first: int, count: int) -> tuple[Label, ...]:
-    """Return labels of numbers that no other has."""
-    return tuple(Label(id=f"label-{number}", name=f"label {number}") for number in range(first, first + count))
-
-
-def make_store(place: Path, shards: int, model: str) -> Generated:
-    """Write features of all shards, and score them as tagging does."""
-    generated = Generated(Folder(str(place)), load_model(model, device="cpu").record, shards)
-    random = np.random.default_rng(0)
-    refs = tuple(_make_shard(generated, number, random) for number in range(shards))
-    taxonomy = Taxonomy(name="generated", labels=make_labels(0, LABELS))
-    request = TagRequest(
-        shards=(f"{ROOT}/*.tar",), taxonomy="generated", store=str(place), name="generated", floor=FLOOR
-    )
-    found = ShardList(root=ROOT, patterns=request.shards, shards=refs)
-    record = run_record(request, "generated", found, generated.model, "clip", taxonomy, taxonomy.vocabulary())
-    run_tag_here(
-        TagPlan(
-            request=request,
-            record=record,
-            taxonomy=taxonomy,
-            vocabulary=taxonomy.vocabulary(),
-            model=generated.model,
-            shards=refs,
-        )
-    )
-    promote(generated.folder, generated.model.model_id, "the only one")
-    return generated
-
-
-def _make_shard(generated: Generated, number: int, random: np.random.Generator) -> ShardRef:
-    shard, width = f"{number:05d}", generated.model.embedding_width
-    fingerprint = Fingerprint(size=1, tag=shard)
-    embeddings = random.normal(size=(IMAGES_PER_SHARD, width))
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    rows = tuple(sample_row(shard, sample) for sample in range(IMAGES_PER_SHARD))
-    facts = ShardFacts(
-        fingerprint=fingerprint,
-        status=ShardStatus.OK,
-        error=None,
-        members={"images": IMAGES_PER_SHARD},
-        max_pixels=TagRequest.model_fields["max_pixels"].default,
-    )
-    features = ShardFeatures(facts=facts, rows=rows, embeddings_ND=embeddings.astype(np.float16))
-    write_features(generated.folder, features_path(generated.model.encoder_id, "generated", shard), features)
-    return ShardRef(shard=shard, url=f"{ROOT}/{shard}.tar", fingerprint=fingerprint)
 
 
 class Versions:
@@ -160,7 +95,7 @@ class Pixels:
         (place / "pictures").mkdir()
         for key, data, _ in iter_scenes(pictures, seed=7):
             (place / "pictures" / f"{key}.jpg").write_bytes(data)
-        pack(str(place / "pictures"), str(place / "shards" / "{:05d}.tar"), samples_per_shard=IMAGES_PER_SHARD)
+        pack(str(place / "pictures"), str(place / "shards" / "{:05d}.tar"), samples_per_shard=1000)
         taxonomy = Taxonomy(name="pixels", labels=make_labels(0, NEW))
         (place / "taxonomy.yaml").write_text(taxonomy.model_dump_json())
 
@@ -266,7 +201,7 @@ def report(generated: Generated, times: PerImage, views: Changed, rows: int, pic
     return [
         "# When the taxonomy changes: what it costs",
         "",
-        f"`python -m benchmarks.backfill --shards {generated.shards}`",
+        f"`python -m benchmarks.backfill --shards {generated.shards} --images-per-shard {generated.images_per_shard}`",
         "",
         *describe(),
         f"- a generated store: {generated.images:,} samples in {generated.shards} shards, {LABELS} labels, {rows:,} "
@@ -317,13 +252,14 @@ def figures(times: PerImage) -> list[Figure]:
 def main() -> None:
     """Measure, print, and write if asked."""
     parser = arguments("benchmarks.backfill", __doc__)
-    parser.add_argument("--shards", type=int, help=f"of {IMAGES_PER_SHARD} samples; {SHARDS}, or {FEW_SHARDS} if small")
+    parser.add_argument("--shards", type=int, help=f"how many; {SHARDS}, or {FEW_SHARDS} if small")
+    parser.add_argument("--images-per-shard", type=int, default=IMAGES_PER_SHARD, help="%(default)s")
     given = parser.parse_args()
     rounds, count = (FEW_ROUNDS, FEW_PICTURES) if given.small else (ROUNDS, PICTURES)
     with tempfile.TemporaryDirectory() as place:
         model = save_random("ViT-B-32", Path(place, "model"))
         shards = given.shards or (FEW_SHARDS if given.small else SHARDS)
-        generated = make_store(Path(place, "store"), shards, model)
+        generated = make_store(Path(place, "store"), shards, given.images_per_shard, model)
         with open_catalog(generated.folder) as connection:
             rows = run_query(connection, "SELECT count(*) AS rows FROM scores").to_pylist()[0]["rows"]
         Path(place, "pixels").mkdir()

@@ -19,9 +19,8 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,122 +28,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.generated import sample_row
+from benchmarks.browse_store import KEPT, LABELS, RUNS, make_store
 from benchmarks.machine import describe
 from benchmarks.rounds import seconds
-from schemas.manifest import Fingerprint, ModelRecord, RunManifest, RunRecord, ShardReport
-from schemas.sample import SampleStatus, ShardStatus
-from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder, fingerprint_of
-from storage.models import promote, write_model
-from storage.parts import write_samples
-from storage.runs import part_path, write_manifest, write_record, write_report
-from storage.score_parts import ScoreColumns, write_scores
-from storage.taxonomies import write_taxonomy
 
-RUNS = ("generated-0", "generated-1")
-LABELS = tuple(f"label-{number:03d}" for number in range(100))
-KEPT = 20  # scores of each sample
 LIMIT = 0.5  # seconds that a page may take
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TAXONOMY = Taxonomy(name="generated", labels=tuple(Label(id=label, name=label) for label in LABELS))
 
 
-def make_store(folder: Folder, shards: int, rows: int) -> None:
-    """Write samples and scores of shards that exist nowhere: a run of all, and one of another model of a tenth."""
-    write_taxonomy(folder, TAXONOMY)
-    for place, run_id in enumerate(RUNS):
-        model = _model(f"model-{place}")
-        write_model(folder, model)
-        record = _record(run_id, model.model_id)
-        write_record(folder, record)
-        numbers = range(shards if place == 0 else -(-shards // 10))
-        with ProcessPoolExecutor() as pool:
-            work = [(folder.url, run_id, f"{number:05d}", rows, number + 1000 * place) for number in numbers]
-            reports = tuple(pool.map(_make_shard, work))
-        write_manifest(
-            folder, RunManifest(run_id=run_id, shards=reports, statuses={}, seconds={}, shared_keys=0, finished_at=NOW)
-        )
-    promote(folder, "model-0", "the first one")
-
-
-def _model(model_id: str) -> ModelRecord:
-    return ModelRecord(
-        model_id=model_id,
-        encoder_id="generated",
-        text_encoder_id="generated",
-        name=f"bundled:{model_id}",
-        architecture="none",
-        image_size=(224, 224),
-        embedding_width=8,
-        slope=10.0,
-        intercept=0.0,
-        seen_labels=LABELS[:50],
-    )
-
-
-def _record(run_id: str, model_id: str) -> RunRecord:
-    return RunRecord(
-        run_id=run_id,
-        dataset="generated",
-        root="file:///generated",
-        patterns=("file:///generated/*.tar",),
-        model_id=model_id,
-        encoder_id="generated",
-        scorer="clip",
-        taxonomy_digest=TAXONOMY.digest,
-        vocabulary=tuple(label.scored() for label in TAXONOMY.vocabulary()),
-        floor=0.01,
-        top_k=KEPT,
-        max_pixels=1,
-        calibration="none",
-        created_at=NOW,
-        asked_at=NOW,
-        versions={},
-    )
-
-
-def _make_shard(work: tuple[str, str, str, int, int]) -> ShardReport:
-    url, run_id, shard, count, seed = work
-    folder = Folder(url)
-    rows = tuple(sample_row(shard, sample) for sample in range(count))
-    parts = {
-        "samples": write_samples(folder, part_path(run_id, "samples", shard), rows),
-        "scores": write_scores(folder, part_path(run_id, "scores", shard), shard, _scores(count, seed)),
-    }
-    report = ShardReport(
-        run_id=run_id,
-        shard=shard,
-        url=f"file:///generated/{shard}.tar",
-        fingerprint=Fingerprint(size=1, tag=shard),
-        status=ShardStatus.OK,
-        statuses={SampleStatus.OK: count},
-        members={"images": count},
-        decoded=count,
-        parts=parts,
-        seconds={},
-        started_at=NOW,
-        finished_at=NOW,
-    )
-    write_report(folder, report)
-    return report
-
-
-def _scores(count: int, seed: int) -> ScoreColumns:
-    """Return `KEPT` scores for each sample, of labels that are drawn by lot, most of them low."""
-    random = np.random.default_rng(seed)
-    labels = random.permuted(np.tile(np.arange(len(LABELS), dtype=np.int32), (count, 1)), axis=1)[:, :KEPT].ravel()
-    samples = np.repeat(np.arange(count, dtype=np.int32), KEPT)
-    order = np.lexsort((samples, labels))
-    scores = random.beta(0.6, 2.5, size=count * KEPT).astype(np.float32).clip(0.01, 0.999)
-    return ScoreColumns(
-        sample=samples[order],
-        label=labels[order],
-        logit=np.log(scores / (1 - scores)),
-        label_ids=LABELS,
-        slope=np.ones(len(LABELS)),
-        intercept=np.zeros(len(LABELS)),
-    )
+COMPARISONS = {
+    "side by side, all tags": f"/compare?other=run:{RUNS[1]}",
+    "side by side, one label": f"/compare?other=run:{RUNS[1]}&label={LABELS[7]}",
+}
 
 
 class Times(NamedTuple):
@@ -200,7 +95,8 @@ def pages(client: Any) -> dict[str, Callable[[], Any]]:
         "pictures of every label (fetched by that page)": get("/api/counts"),
         "threshold, with histogram": get(f"/label?label={label}"),
         "threshold, pictures at the edge": get(f"/edge?label={label}&at=0.31"),
-        "side by side": get(f"/compare?other=run:{RUNS[1]}"),
+        **{name: get(path) for name, path in COMPARISONS.items()},
+        "side by side, second page": get(_next(client, COMPARISONS["side by side, all tags"])),
         "SQL: top 200 of a label": post(
             "/api/sql",
             {"sql": f"select key, shard from scores where label_id = '{label}' order by score desc limit 200"},
@@ -208,6 +104,16 @@ def pages(client: Any) -> dict[str, Callable[[], Any]]:
         "answer": post("/api/answer", {**spread[0], "label": label, "value": 1}),
         "undo": post("/api/undo", {}),
     }
+
+
+def measure_comparisons(client: Any) -> dict[str, Times]:
+    """Return what it takes to compare two runs before the first page of it: once, while the page says so."""
+
+    def compare(path: str) -> None:
+        while "data-job=" in client.get(path).text:
+            pass
+
+    return {f"{name}: made": _times(partial(compare, path), 0) for name, path in COMPARISONS.items()}
 
 
 def _places(client: Any, path: str) -> list[dict[str, Any]]:
@@ -237,7 +143,7 @@ def _checked(name: str, ask: Callable[[], Any]) -> Callable[[], None]:
 
 def _times(work: Callable[[], Any], rounds: int) -> Times:
     first, *later = (_seconds(work) for _ in range(rounds + 1))
-    times, worked = zip(*later, strict=True)
+    times, worked = zip(*(later or [first]), strict=True)
     return Times(first[0], statistics.median(times), max(times), statistics.median(worked))
 
 
@@ -292,7 +198,7 @@ def _make_tar(path: Path, count: int) -> Path:
     return path
 
 
-def report(answers: dict[str, Times], machine: list[str], shards: int, rows: int) -> str:
+def report(answers: dict[str, Times], made: dict[str, Times], machine: list[str], shards: int, rows: int) -> str:
     """Return the result as Markdown."""
     slow = [name for name, times in answers.items() if times.median >= LIMIT]
     lines = [
@@ -312,6 +218,10 @@ def report(answers: dict[str, Times], machine: list[str], shards: int, rows: int
         f"Pages whose median is {LIMIT} seconds or more: {', '.join(slow) or 'none'}. Processor seconds are those of "
         "all threads together: beside other work on the machine they say more than seconds. A page shows the tags of "
         "its pictures a dozen pictures at a time, as they come into sight.",
+        "",
+        "Before its first page a comparison of two runs is made once, while the page says so: "
+        + ", ".join(f"{name.removesuffix(': made')} {t.first:.1f} s ({t.worked:.1f})" for name, t in made.items())
+        + " (processor seconds).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -331,9 +241,10 @@ def main() -> None:
         took = seconds(lambda: make_store(Folder(place), shards, rows))
         sys.stderr.write(f"made the store in {took:.0f} s\n")
         with opened(place) as client:
+            made = measure_comparisons(client)
             answers = measure(client, arguments.rounds)
         answers |= measure_thumbnails(Path(place), rows, arguments.rounds)
-        text = report(answers, machine, shards, rows)
+        text = report(answers, made, machine, shards, rows)
     sys.stdout.write(text)
     if arguments.write:
         arguments.write.write_text(text)

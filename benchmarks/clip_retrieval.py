@@ -36,7 +36,7 @@ from benchmarks.figures import Figure, Result, arguments, publish
 from benchmarks.machine import describe
 from benchmarks.pictures import photos, write_shards
 from benchmarks.rounds import Cost, Costs, alternate_costs, cost, median_of
-from benchmarks.stages import LABEL_IDS, Job, feed, tag
+from benchmarks.stages import LABEL_IDS, Job, feed, stored_embeddings, tag
 from benchmarks.towers import save_random
 from clipdecoder.encoders.model import load_model
 from clipdecoder.encoders.open_clip_models import BUNDLED
@@ -175,10 +175,7 @@ def measure(folder: Path, case: Case, rounds: int, python: Path) -> Measured:
 def compare(theirs: Path, store: Path) -> tuple[float, float]:
     """Return the least cosine of any picture's two embeddings, plain and after the mean is taken away."""
     found = dict(zip(_names(theirs), np.load(theirs / "img_emb" / "img_emb_0.npy"), strict=True))
-    ours: dict[str, Any] = {}
-    for path in sorted((store / "features").rglob("*.parquet")):
-        rows = pq.read_table(path, columns=["key", "embedding"])
-        ours |= zip(rows["key"].to_pylist(), rows["embedding"].to_pylist(), strict=True)
+    ours: dict[str, Any] = dict(stored_embeddings(store))
     assert found.keys() == ours.keys(), "they embedded other pictures"
     one_ND, other_ND = (np.array([side[key] for key in ours], np.float32) for side in (found, ours))
     mean_D = other_ND.mean(axis=0)

@@ -16,11 +16,11 @@ from storage.taxonomies import write_taxonomy
 DATASET, RUN = "generated", "generated-0"
 
 
-def begin_run(folder: Folder, model: ModelRecord, label_ids: Sequence[str], now: datetime) -> None:
+def begin_run(folder: Folder, model: ModelRecord, label_ids: Sequence[str], now: datetime, run_id: str = RUN) -> None:
     """Write all that stands before the shards of a run of shards that exist nowhere."""
     taxonomy = Taxonomy(name=DATASET, labels=tuple(Label(id=label, name=label) for label in label_ids))
     record = RunRecord(
-        run_id=RUN,
+        run_id=run_id,
         dataset=DATASET,
         root=f"file:///{DATASET}",
         patterns=(f"file:///{DATASET}/*.tar",),
@@ -42,11 +42,15 @@ def begin_run(folder: Folder, model: ModelRecord, label_ids: Sequence[str], now:
     write_record(folder, record)
 
 
-def end_run(folder: Folder, model: ModelRecord, reports: Sequence[ShardReport], now: datetime) -> None:
+def end_run(
+    folder: Folder, model: ModelRecord, reports: Sequence[ShardReport], now: datetime, run_id: str = RUN
+) -> None:
     """Write what makes the run complete, and show its model."""
-    manifest = RunManifest(run_id=RUN, shards=tuple(reports), statuses={}, seconds={}, shared_keys=0, finished_at=now)
+    manifest = RunManifest(
+        run_id=run_id, shards=tuple(reports), statuses={}, seconds={}, shared_keys=0, finished_at=now
+    )
     write_manifest(folder, manifest)
-    promote(folder, model.model_id, "the only one")
+    promote(folder, model.model_id, "the newest")
 
 
 def sample_row(shard: str, sample: int) -> SampleRow:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.generated import sample_row
@@ -20,8 +21,9 @@ from clipdecoder.encoders.transforms import ImageTransform
 from clipdecoder.pipes import Crew
 from clipdecoder.scoring.tagger import BatchTagger
 from examples.scenes.render import LABELS, taxonomy_yaml
+from flows.outcomes import RunOutcome
 from flows.plan import plan_tag
-from flows.run import RunOutcome, run_tag_here
+from flows.run import run_tag_here
 from schemas.config import MAX_PIXELS, TagRequest, tag_request
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import MemberCounts, SampleRow, ShardStatus
@@ -29,6 +31,7 @@ from storage.files import Folder
 from storage.parts import ShardFeatures, write_features, write_samples
 from storage.score_parts import ScoreColumns, write_scores
 from storage.shards import iter_samples
+from storage.vectors import vectors_of
 
 LABEL_IDS = [label.id for label in LABELS[:32]]
 LABELS_KEPT = 20  # of each image: what a run keeps by default where few are above the floor
@@ -94,6 +97,15 @@ def feed(shards: Sequence[Path], transform: ImageTransform, batch_size: int, *, 
             fed += batch.count
             feeder.free(batch)
     return fed
+
+
+def stored_embeddings(store: Path) -> dict[str, NDArray[np.float16]]:
+    """Return the embeddings of a store by key, shard after shard."""
+    found: dict[str, NDArray[np.float16]] = {}
+    for path in sorted((store / "features").rglob("*.parquet")):
+        table = pq.read_table(path, columns=["key", "embedding"])
+        found |= zip(table["key"].to_pylist(), vectors_of(table["embedding"].combine_chunks())[0], strict=True)
+    return found
 
 
 def compute(pixels_NHWC: NDArray[np.uint8], tagger: BatchTagger, batch_size: int) -> None:

@@ -27,6 +27,7 @@ SCRIPTS = (
     "clip_retrieval",
     "head_cost",
     "training_cost",
+    "duplicates",
     "backfill",
     "queries",
     "cold_start",

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, Result, arguments, publish
-from benchmarks.head_cost import BATCH, TOWER, make_backbone, measure_head, measure_memory
+from benchmarks.head_cost import BATCH, TOWER, make_backbone, measure_head, measure_memory, memory_table
 from benchmarks.machine import describe
 from benchmarks.rounds import Stages, alternate, ratio, seconds
 from benchmarks.training_epoch import SMALL as SMALL_EPOCH
@@ -142,7 +142,7 @@ def measure(size: Size, only: str | None) -> Iterator[tuple[list[str], list[Figu
     with tempfile.TemporaryDirectory() as folder:
         if backbone is not None and only in (None, "head"):
             yield measure_head(backbone, size.labels, size.rounds), []
-            yield list(measure_memory(size.labels_of_memory)), []
+            yield list(memory_table(measure_memory(size.labels_of_memory))), []
         if only in (None, "scenes"):
             yield measure_scenes(Path(folder), size), []
         if only in (None, "epoch"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from flows.backfill import BackfillOutcome, BackfillPlan
-from flows.run import RunOutcome
+from flows.outcomes import RunOutcome
 from flows.shard_job import ShardTrouble
 from flows.taxonomy_cost import TaxonomyCost, cost_of
 from flows.taxonomy_summary import dataset_line
+from schemas.counts import counted
 from schemas.sample import SampleStatus
 from storage.files import Folder
 from storage.taxonomies import read_taxonomy, taxonomies_in_force
@@ -36,8 +37,9 @@ class FilledRun(BaseModel):
         more = f" and {len(self.labels) - _NAMED} more" if len(self.labels) > _NAMED else ""
         source = f"{self.decoded} images were read" if self.decoded else "no image was read"
         return [
-            f"- dataset {self.dataset}: {len(self.labels)} labels scored on {self.images:,} images in {self.shards} "
-            f"shards ({', '.join(self.labels[:_NAMED])}{more}); {source}; {self.wall_seconds:.1f} s",
+            f"- dataset {self.dataset}: {counted(len(self.labels), 'label')} scored on "
+            f"{counted(self.images, 'image')} in {counted(self.shards, 'shard')} "
+            f"({', '.join(self.labels[:_NAMED])}{more}); {source}; {self.wall_seconds:.1f} s",
             *(f"- shard {t.shard}: {t.status}: {t.error}" for t in self.troubles[:_NAMED]),
         ]
 

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
+from flows.annotated_images import AnnotatedImages
 from flows.evaluation_tables import decimal
-from flows.ground_truth import AnnotatedImages, Watch
+from flows.ground_truth import Watch
 from flows.judging import JudgePlan, truth_of, unlearned_images
 from flows.lesson import MIN_IMAGES
 from flows.model_card import model_card
 from flows.versions import versions
 from schemas.checkpoint import CalibrationRow, Scorer, TrainingData, TrainingSource
 from schemas.config import CalibrateRequest
+from schemas.counts import counted
 from schemas.errors import RequestError
 from schemas.evaluation import CalibrationCheck
 from schemas.manifest import ModelRecord
@@ -53,7 +55,8 @@ class CalibrateSummary(BaseModel):
     def lines(self) -> list[str]:
         """Return the summary as Markdown lines, readable as plain text."""
         lines = [
-            f"model {self.model_id}: {self.calibrated_from}, calibrated on {self.images} images, {self.labels} labels"
+            f"model {self.model_id}: {self.calibrated_from}, calibrated on "
+            f"{counted(self.images, 'image')}, {counted(self.labels, 'label')}"
         ]
         if self.left_out:
             lines.append(f"- {self.left_out} annotated images were left out: the model had learned from them")
@@ -66,7 +69,9 @@ class CalibrateSummary(BaseModel):
         ]
         for scorer, labels in self.unreached.items():
             if labels:
-                lines.append(f"- {scorer}: {len(labels)} labels cannot reach the target precision, e.g. {labels[0]}")
+                lines.append(
+                    f"- {scorer}: {counted(len(labels), 'label')} cannot reach the target precision, e.g. {labels[0]}"
+                )
         return lines + [f"- next: {step}" for step in self.next_steps]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from pathlib import Path
@@ -22,6 +23,25 @@ def make_prefect_quiet() -> None:
         os.environ.setdefault(name, value)
 
 
+def has_server() -> bool:
+    """Whether Prefect would tell a server that somebody set up: in the environment, or in one of its own files.
+
+    Without Prefect, whose import takes seconds: where a file only may say so the answer is yes.
+    """
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    files = (profiles, Path("prefect.toml"), Path("pyproject.toml"), Path(".env"))
+    return "PREFECT_API_URL" in os.environ or any(_names_server(file) for file in files)
+
+
+def _names_server(file: Path) -> bool:
+    try:
+        text = file.read_text()
+    except OSError:
+        return False
+    return "PREFECT_API_URL" in text or "[tool.prefect" in text or file.name == "prefect.toml"
+
+
 def share_processors() -> None:
     """Let torch have a thread for each core that is ours, and let threads sleep while they wait for each other.
 
@@ -30,6 +50,11 @@ def share_processors() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def end_soon() -> None:
+    """Look for no cycles of garbage: a command that answers once ends before they matter, and looking takes a tenth."""
+    gc.disable()
 
 
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

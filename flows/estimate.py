@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from flows.batch_sizes import choose_batch_size
+from flows.pending import pending_shards
 from flows.plan import TagPlan
-from flows.run import make_scorer, pending_shards
+from flows.run import make_scorer
 from flows.shard_job import Scorer, ShardTrouble, Trial, tag_shards
 from flows.stages import limit
+from schemas.counts import counted
 from schemas.manifest import ShardReport
+from schemas.sample import ShardStatus
 from storage.files import Folder
 from storage.parts import count_image_bytes
 from storage.patterns import ShardRef
 
 SAMPLE_IMAGES = 256
+_NAMED = 10
 _TAR_OVERHEAD = 1024  # bytes per image: the member's header, half a block of padding, and a side file's share
 
 
@@ -30,6 +34,7 @@ class TagEstimate(BaseModel):
     shards: int
     pending: int
     pending_bytes: int
+    troubles: list[ShardTrouble] = []  # shards that are not there, or that a look at their first images found broken
     sampled: int = 0
     images_expected: int = 0
     images_per_second: float = 0.0  # end to end, as measured on the sample
@@ -46,17 +51,22 @@ class TagEstimate(BaseModel):
 
     def _lines(self) -> list[str]:
         head = f"run {self.run_id}: {self.pending} of {self.shards} shards to do"
+        broken = [f"- shard {each.shard}: {each.status}: {each.error}" for each in self.troubles[:_NAMED]]
+        if len(self.troubles) > _NAMED:
+            broken.append(f"- and {len(self.troubles) - _NAMED} more such shards")
         if not self.sampled:
-            return [head + ("; the first has no image to measure" if self.pending else "")]
+            return [head + ("; none has an image to measure" if self.pending else ""), *broken]
         tokens = self.token_bytes_per_image
         stages = sorted(self.stage_images_per_second.items(), key=lambda item: item[1])
         return [
-            f"{head}, about {self.images_expected:,} images in {self.pending_bytes / 1e9:.3f} GB",
-            f"- measured on {self.sampled} images: {self.images_per_second:,.0f} images per second end to end",
+            f"{head}, about {counted(self.images_expected, 'image')} in {self.pending_bytes / 1e9:.3f} GB",
+            f"- measured on {counted(self.sampled, 'image')}: {self.images_per_second:,.0f} images per "
+            "second end to end",
             *(f"- {stage}: {rate:,.0f} images per second" for stage, rate in stages),
             *([] if self.limit is None else [f"- {self.limit}"]),
             f"- expect {self.hours:.2f} hours and {self.output_bytes / 1e6:,.1f} MB of output",
             *([] if tokens is None else [f"- {tokens:,} bytes of it are patch tokens, for each image"]),
+            *broken,
         ]
 
 
@@ -83,30 +93,41 @@ def estimate_tag(plan: TagPlan) -> TagEstimate:
 
 
 def _estimate(plan: TagPlan) -> TagEstimate:
-    pending = [ref for ref in pending_shards(plan)[1] if ref.fingerprint is not None]
+    to_do = pending_shards(plan)[1]
+    pending = [ref for ref in to_do if ref.fingerprint is not None]
     estimate = TagEstimate(
-        run_id=plan.record.run_id, shards=len(plan.shards), pending=len(pending), pending_bytes=_total_bytes(pending)
+        run_id=plan.record.run_id,
+        shards=len(plan.shards),
+        pending=len(pending),
+        pending_bytes=_total_bytes(pending),
+        troubles=[_missing(ref) for ref in to_do if ref.fingerprint is None],
     )
     if not pending:
         return estimate
     scorer = make_scorer(plan)
     for ref in pending:
         # A model's first batches are slow.
-        _measure(plan, ref, scorer, choose_batch_size(plan.request.batch_size, scorer.encoder))
-        measured = _measure(plan, ref, scorer, SAMPLE_IMAGES)
-        if measured is not None and measured.images:
+        warm = _measure(plan, ref, scorer, choose_batch_size(plan.request.batch_size, scorer.encoder))
+        measured = _measure(plan, ref, scorer, SAMPLE_IMAGES) if isinstance(warm, Measured) else warm
+        if isinstance(measured, ShardTrouble):
+            estimate.troubles.append(measured)
+        elif measured.images:
             return _extrapolate(estimate, measured)
     return estimate
 
 
-def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> Measured | None:
-    """Do everything to a shard's first images that a run does, writing to memory; None if it cannot be read."""
+def _missing(ref: ShardRef) -> ShardTrouble:
+    return ShardTrouble(shard=ref.shard, url=ref.url, status=ShardStatus.MISSING, error=f"{ref.url} is not there")
+
+
+def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> Measured | ShardTrouble:
+    """Do everything to a shard's first images that a run does, writing to memory, unless it cannot be read."""
     memory, started = Folder(f"memory://estimate-{uuid.uuid4().hex}"), time.perf_counter()
     trial = Trial(into=memory, max_samples=max_images)
     [report] = tag_shards(plan, [ref], scorer, lambda statuses: False, trial=trial)
     wall_seconds = time.perf_counter() - started
     if isinstance(report, ShardTrouble):
-        return None
+        return report
     sizes = memory.sizes("", ".parquet")
     measured = Measured(
         images=report.num_samples,

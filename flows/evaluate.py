@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.ground_truth import AnnotatedImages, Watch
+from flows.annotated_images import AnnotatedImages
+from flows.ground_truth import Watch
 from flows.judging import JudgePlan, plan_judging, scorer_for, truth_of, unlearned_images
 from flows.models import choose_scorer
 from flows.train_plan import read_novel

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from schemas.counts import counted
 from schemas.evaluation import PrecisionRecallCurve, ScoreBin, ScoreHistogram
 
 SIDE = 200
@@ -72,7 +73,7 @@ def histogram_bars(histogram: ScoreHistogram) -> list[HistogramBar]:
             positives=round(math.log1p(positives) / most, 3),
             negatives=round(math.log1p(negatives) / most, 3),
             says=f"{position / len(pairs):.2f} to {(position + 1) / len(pairs):.2f}: "
-            f"{positives:,} positives, {negatives:,} negatives",
+            f"{counted(positives, 'positive')}, {counted(negatives, 'negative')}",
         )
         for position, (positives, negatives) in enumerate(pairs)
         if positives or negatives

@@ -13,7 +13,7 @@ from itertools import islice
 
 from PIL import Image
 
-from clipdecoder.encoders.images import decode_image
+from flows.thumbnails import encode_small, small_webp
 from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus
 from storage.shards import MAX_MEMBER_BYTES, ByteRange, iter_ranges, iter_samples, read_range
@@ -76,7 +76,7 @@ def _encoded(
     for place, data in found.items():
         if contents is None or contents.get(place) == hashlib.sha256(data).hexdigest():
             with suppress(SampleError):
-                yield place, _encode(decode_image(data, max_pixels=max_pixels), *size)
+                yield place, small_webp(data, *size, max_pixels=max_pixels)
 
 
 def data_url(picture: bytes) -> str:
@@ -120,7 +120,7 @@ def _within(pictures: Mapping[Place, bytes], budget_bytes: int, sizes: Sequence[
     for side, quality in sizes[1:]:
         if sum(map(_page_bytes, encoded.values())) <= budget_bytes:
             break
-        encoded = {place: _encode(Image.open(io.BytesIO(data)), side, quality) for place, data in pictures.items()}
+        encoded = {place: encode_small(Image.open(io.BytesIO(data)), side, quality) for place, data in pictures.items()}
     fitting: dict[Place, bytes] = {}
     for place, data in encoded.items():
         budget_bytes -= _page_bytes(data)
@@ -132,11 +132,3 @@ def _within(pictures: Mapping[Place, bytes], budget_bytes: int, sizes: Sequence[
 
 def _page_bytes(data: bytes) -> int:
     return len(data_url(data))
-
-
-def _encode(picture: Image.Image, side: int, quality: int) -> bytes:
-    small = picture.copy()
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=quality, method=4)
-    return buffer.getvalue()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from schemas.counts import counted
 from schemas.evaluation import Evaluation, GroupMetrics, GroupName, LabelEvaluation, ScorerEvaluation, ScorerName
 from storage.terminal import draw_table
 
@@ -43,7 +44,7 @@ def statement(evaluation: Evaluation) -> list[str]:
     images = f"{evaluation.num_images:,} annotated images of {evaluation.dataset}"
     lines = [f"{evaluation.scorer} of model {evaluation.model_id} on {images}; {protocol(evaluation)}"]
     lines += [_labels_line(metrics) for metrics in groups_of(evaluation.scorers[0])]
-    cells = [f"{evaluation.num_positives:,} positives"]
+    cells = [f"{counted(evaluation.num_positives, 'positive')}"]
     if evaluation.num_unknown:
         cells.append(f"{evaluation.num_unknown:,} cells that nobody annotated are in no number")
     if evaluation.num_failed:
@@ -161,7 +162,7 @@ def _labels_line(metrics: GroupMetrics) -> str:
     why = "without a positive or a negative and so without AP"
     skipped = f", {metrics.num_skipped} of them {why}" if metrics.num_skipped else ""
     name = "seen and novel together" if metrics.group == "all" else metrics.group
-    return f"{name}: {metrics.num_labels:,} labels{skipped}, {metrics.num_images:,} images"
+    return f"{name}: {counted(metrics.num_labels, 'label')}{skipped}, {counted(metrics.num_images, 'image')}"
 
 
 def _titled(title: str, table: str) -> str:

@@ -25,6 +25,7 @@ from storage.tokens import StoredTokens, TokenChunk, TokenWriter, tokens_path
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import ImageEncoder
+    from clipdecoder.scoring.tagger import BatchTagger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,20 @@ class FeatureRequest:
         return self.tokens or self.store_tokens
 
 
+def feature_tagger(encoder: ImageEncoder, *, tokens: bool) -> BatchTagger:
+    """Return what makes features and no scores: one for all shards of a job, since a GPU is warmed up for each.
+
+    Args:
+        encoder: makes embeddings, and patch tokens.
+        tokens: whether patch tokens are wanted too, as `FeatureRequest.wants_tokens` says.
+    """
+    from clipdecoder.scoring.tagger import BatchTagger
+
+    return BatchTagger(encoder, None, floor=0.0, top_k=0, tokens=tokens)
+
+
 def shard_features(
-    wanted: FeatureRequest, ref: ShardRef, encoder: ImageEncoder, clock: StageClock, *, pile: Pile | None = None
+    wanted: FeatureRequest, ref: ShardRef, tagger: BatchTagger, clock: StageClock, *, pile: Pile | None = None
 ) -> tuple[ShardFeatures, int]:
     """Return a shard's features and how many images were decoded for them: none, if the store has them already.
 
@@ -59,7 +72,7 @@ def shard_features(
     Args:
         wanted: which features, and how they are made.
         ref: the shard.
-        encoder: makes them.
+        tagger: makes them: a `feature_tagger`.
         clock: is told what each stage took.
         pile: an empty one, where patch tokens are put as they come; None: they are in memory.
 
@@ -68,12 +81,10 @@ def shard_features(
             remembers any more.
         StoreError: the store cannot be written.
     """
-    from clipdecoder.scoring.tagger import BatchTagger
     from flows.pipeline import run_shards
 
     reading = ShardReading(ref=ref, wanted=wanted, clock=clock)
-    rows = ShardRows(reading=reading, encoder=encoder, collect=wanted.wants_tokens, pile=pile)
-    tagger = BatchTagger(encoder, None, floor=0.0, top_k=0, tokens=wanted.wants_tokens)
+    rows = ShardRows(reading=reading, encoder=tagger.encoder, collect=wanted.wants_tokens, pile=pile)
     [features] = run_shards([rows], tagger, wanted, _Keeping(FeatureKeeper(Folder(wanted.store))))
     if reading.failed is not None or features is None:
         raise reading.failed or AssertionError("a shard without features has failed")

@@ -6,10 +6,9 @@ Shapes: N annotated samples, D embedding width, T patch tokens, C token width.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from flows.features import FeatureRequest, shard_features
+from flows.annotated_images import AnnotatedImages
+from flows.features import FeatureRequest, feature_tagger, shard_features
 from flows.sample_truth import SampleTruth, TruthFinder
 from flows.scratch import Pile, Room
-from schemas.digests import digest_of
 from schemas.errors import RequestError, RunError, ShardError
 from schemas.sample import MemberCounts, SampleRow, SampleStatus
 from schemas.taxonomy import Taxonomy
-from schemas.training import Missing
 from storage.annotations import Answers
 from storage.files import Folder
 from storage.ground_truth import ShardLabels
@@ -35,9 +33,8 @@ from storage.side_labels import side_labels
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import ImageEncoder
-    from clipdecoder.training.targets import Targets
+    from clipdecoder.scoring.tagger import BatchTagger
 
-MAX_UNKNOWN = 20  # words named in a report
 IMAGES_AT_ONCE = 256  # whose patch tokens are in memory while they are gathered
 _EXAMPLE = '{"labels": ["dog", "red car"]}'
 
@@ -50,94 +47,6 @@ class Source:
 
     wanted: FeatureRequest
     shards: tuple[ShardRef, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotatedImages:
-    """Images with what people said about them. All sequences have one entry per image."""
-
-    rows: Sequence[SampleRow]
-    datasets: Sequence[str]
-    labels: Sequence[tuple[str, ...]]  # ids of labels that are there
-    absent: Sequence[tuple[str, ...]]  # ids of labels that are not, where somebody said so
-    unsure: Sequence[tuple[str, ...]]  # ids of labels that somebody looked for and could not tell
-    described: Sequence[bool]  # by a side file; else all that is known are single answers
-    asked: Mapping[str, frozenset[str]]  # by dataset: the labels that its side files name, of any image
-    embeddings_ND: NDArray[np.float16]
-    tokens_NTC: NDArray[np.float16] | None
-    pixels_NHWC: NDArray[np.uint8] | None  # at the model's size, where the backbone is to be trained
-    scratch: Path  # room for more, gone when the block ends
-    unknown: Counter[str]  # words that mean no label
-    damaged: dict[str, str]  # side files that cannot be used, by key, and why
-    num_failed: int  # annotated images that cannot be decoded
-    shards: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def digest(self) -> str:
-        """Content hash of images and labels: the state of the ground truth."""
-        silence = {dataset: digest_of(sorted(labels)) for dataset, labels in self.asked.items()}
-        facts = [
-            [row.key, row.sha256, sorted(there), sorted(absent), sorted(unsure), silence[dataset] if described else ""]
-            for row, dataset, there, absent, unsure, described in zip(
-                self.rows, self.datasets, self.labels, self.absent, self.unsure, self.described, strict=True
-            )
-        ]
-        return digest_of(sorted(facts))
-
-    @property
-    def fingerprints(self) -> NDArray[np.uint64]:
-        """What tells the pictures apart by their bytes: the head of each one's SHA-256."""
-        return np.array([int((row.sha256 or "0")[:16], 16) for row in self.rows], np.uint64)
-
-    def subset(self, rows: NDArray[np.int64]) -> AnnotatedImages:
-        """Return some of the images, in this order."""
-        return replace(
-            self,
-            rows=[self.rows[row] for row in rows],
-            datasets=[self.datasets[row] for row in rows],
-            labels=[self.labels[row] for row in rows],
-            absent=[self.absent[row] for row in rows],
-            unsure=[self.unsure[row] for row in rows],
-            described=[self.described[row] for row in rows],
-            embeddings_ND=self.embeddings_ND[rows],
-            tokens_NTC=self.tokens_NTC if self.tokens_NTC is None or len(rows) == len(self) else self.tokens_NTC[rows],
-        )
-
-    def unknown_words(self) -> dict[str, int]:
-        """Return the most frequent words that mean no label."""
-        return dict(self.unknown.most_common(MAX_UNKNOWN))
-
-    def targets(self, label_ids: Sequence[str], missing: Missing) -> Targets:
-        """Return the ground truth of these labels.
-
-        With `missing="negative"` an image that a side file describes has not the labels that it leaves out, of those
-        that the side files of its dataset know of. Nothing follows from what an image with answers alone was not asked.
-        """
-        from clipdecoder.training.targets import Silence, Targets
-
-        column = {label_id: number for number, label_id in enumerate(label_ids)}
-        group = {dataset: number for number, dataset in enumerate(self.asked)} if missing == "negative" else {}
-        described = zip(self.datasets, self.described, strict=True)
-        asked_GK = np.array(
-            [[label_id in labels for label_id in label_ids] for labels in self.asked.values()], np.bool_
-        )
-
-        def columns(lists: Sequence[tuple[str, ...]]) -> list[list[int]]:
-            return [[column[label_id] for label_id in labels if label_id in column] for labels in lists]
-
-        return Targets.of(
-            columns(self.labels),
-            columns(self.absent),
-            unsure=columns(self.unsure),
-            num_labels=len(label_ids),
-            silence=Silence(
-                group_N=np.array([group.get(dataset, -1) if told else -1 for dataset, told in described], np.int64),
-                asked_GK=asked_GK.reshape(len(self.asked), len(label_ids)),
-            ),
-        )
 
 
 @dataclass(kw_only=True)
@@ -217,9 +126,11 @@ def gather(
             of_shard=room.pile("tokens-of-shard", np.float16, encoder.token_shape, 0) if tokens else None,
             pixels=room.pile("pixels", np.uint8, (*encoder.transform.size, 3), expected) if pixels else None,
         )
+        kinds = {wanted.wants_tokens for wanted, _ in shards}
+        taggers = {tokens: feature_tagger(encoder, tokens=tokens) for tokens in kinds}
         for done, ((wanted, ref), labels) in enumerate(zip(shards, said, strict=True)):
             watch("features", done, len(shards))
-            _add_shard(gathering, wanted, ref, labels, encoder)
+            _add_shard(gathering, wanted, ref, labels, taggers[wanted.wants_tokens])
         watch("features", len(shards), len(shards))
         _check(gathering, len(shards), taxonomy)
         yield _images(gathering, Path(scratch), len(shards))
@@ -258,7 +169,7 @@ def _unreadable(error: ShardError) -> RunError:
 
 
 def _add_shard(
-    gathering: _Gathering, wanted: FeatureRequest, ref: ShardRef, said: ShardLabels, encoder: ImageEncoder
+    gathering: _Gathering, wanted: FeatureRequest, ref: ShardRef, said: ShardLabels, tagger: BatchTagger
 ) -> None:
     gathering.damaged |= said.damaged
     if not said.samples and not gathering.finder.answers.speak_of(wanted.dataset, ref.shard):
@@ -266,12 +177,12 @@ def _add_shard(
     try:
         if gathering.of_shard is not None:
             gathering.of_shard.clear()
-        features = shard_features(wanted, ref, encoder, StageClock(), pile=gathering.of_shard)[0]
+        features = shard_features(wanted, ref, tagger, StageClock(), pile=gathering.of_shard)[0]
     except ShardError as error:
         raise _unreadable(error) from error
     rows = gathering.add_shard(wanted.dataset, ref.shard, said, features)
     if gathering.pixels is not None and rows:
-        _add_pixels(gathering.pixels, ref, rows, encoder, wanted.max_pixels)
+        _add_pixels(gathering.pixels, ref, rows, tagger.encoder, wanted.max_pixels)
 
 
 def _add_pixels(pile: Pile, ref: ShardRef, rows: Sequence[SampleRow], encoder: ImageEncoder, max_pixels: int) -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.annotated_images import AnnotatedImages
 from flows.features import FeatureRequest
-from flows.ground_truth import AnnotatedImages, Source, Watch, gather
+from flows.ground_truth import Source, Watch, gather
 from flows.lesson import no_negatives
 from flows.models import load_model
 from flows.plan import check_dataset_root, default_name

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.ground_truth import AnnotatedImages
+from flows.annotated_images import AnnotatedImages
 from flows.train_plan import TrainPlan
 from schemas.checkpoint import TrainingData, TrainingSource
 from schemas.digests import digest_of

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from flows.evaluation_tables import decimal, percent
+from flows.markdown_tables import table
 from schemas.checkpoint import CheckpointRecord, Scorer, TrainingData
+from schemas.counts import counted
 from schemas.evaluation import CalibrationCheck
 from schemas.manifest import ModelRecord
 from schemas.training_report import BranchPrecision
 
 _SHOWN_LABELS = 60
+_CALIBRATION_COLUMNS = (
+    "scorer",
+    "labels",
+    "ECE",
+    "constant predictor's ECE",
+    "log loss",
+    "constant predictor's",
+)
 
 
 def model_card(
@@ -27,7 +37,7 @@ def model_card(
     """
     checkpoint = record.checkpoint
     assert checkpoint is not None
-    lines = [f"# {record.model_id}", "", _what(checkpoint), "", "| | |", "|---|---|", *_facts(record, checkpoint), ""]
+    lines = [f"# {record.model_id}", "", _what(checkpoint), "", *table(("", ""), _facts(record, checkpoint)), ""]
     if branches:
         lines += _branches(branches)
     lines += _calibration(checks)
@@ -58,47 +68,47 @@ def _what(checkpoint: CheckpointRecord) -> str:
     return f"{kind} of clipdecoder {checkpoint.versions['clipdecoder']}: scores any vocabulary."
 
 
-def _facts(record: ModelRecord, checkpoint: CheckpointRecord) -> Iterator[str]:
+def _facts(record: ModelRecord, checkpoint: CheckpointRecord) -> Iterator[tuple[str, str]]:
     finetuned = "trained along" if checkpoint.finetuned else "frozen"
-    yield f"| backbone | `{checkpoint.base}` ({record.architecture}), {finetuned}, encoder {record.encoder_id} |"
-    yield f"| text encoder | `{checkpoint.text or checkpoint.base}`, {record.text_encoder_id} |"
-    yield f"| scorers | {', '.join(record.scorers)} |"
+    yield "backbone", f"`{checkpoint.base}` ({record.architecture}), {finetuned}, encoder {record.encoder_id}"
+    yield "text encoder", f"`{checkpoint.text or checkpoint.base}`, {record.text_encoder_id}"
+    yield "scorers", f"{', '.join(record.scorers)}"
     if checkpoint.head is not None and checkpoint.train is not None:
         shape = ", ".join(f"{name} {value}" for name, value in checkpoint.head.model_dump().items())
-        yield f"| head | {shape} |"
-        yield f"| epochs, seed | {checkpoint.epochs}, {checkpoint.train.seed} |"
-    yield f"| taxonomy | {checkpoint.taxonomy} ({checkpoint.taxonomy_digest}) |"
+        yield "head", f"{shape}"
+        yield "epochs, seed", f"{checkpoint.epochs}, {checkpoint.train.seed}"
+    yield "taxonomy", f"{checkpoint.taxonomy} ({checkpoint.taxonomy_digest})"
     if checkpoint.data is not None:
-        yield f"| trained on | {checkpoint.data.train_images} images{_source(checkpoint.data)} |"
-        yield f"| chosen and calibrated on | {checkpoint.data.validation_images} others of them |"
+        yield "trained on", f"{counted(checkpoint.data.train_images, 'image')}{_source(checkpoint.data)}"
+        yield "chosen and calibrated on", f"{checkpoint.data.validation_images} others of them"
         if checkpoint.data.held_out_images:
-            yield f"| held out, to compare models on | {checkpoint.data.held_out_images} others |"
+            yield "held out, to compare models on", f"{checkpoint.data.held_out_images} others"
     if checkpoint.calibration_data is not None:
         data = checkpoint.calibration_data
-        yield f"| calibrated anew on | {data.validation_images} images{_source(data)} |"
-        yield f"| calibrated from | {checkpoint.calibrated_from} |"
+        yield "calibrated anew on", f"{counted(data.validation_images, 'image')}{_source(data)}"
+        yield "calibrated from", f"{checkpoint.calibrated_from}"
 
 
 def _source(data: TrainingData) -> str:
     sources = ", ".join(f"{source.dataset!r} ({source.root})" for source in data.sources)
-    return f" of dataset{'s' if len(data.sources) > 1 else ''} {sources}, {data.positives} positives"
+    return f" of dataset{'s' if len(data.sources) > 1 else ''} {sources}, {counted(data.positives, 'positive')}"
 
 
 def _branches(branches: Sequence[BranchPrecision]) -> Iterator[str]:
     yield from ("## What each branch is worth on the validation images", "")
-    yield from ("| branch | mAP seen | mAP of labels left out |", "|---|---|---|")
-    yield from (f"| {each.branch} | {percent(each.seen)} | {percent(each.novel)} |" for each in branches)
+    rows = ((each.branch, percent(each.seen), percent(each.novel)) for each in branches)
+    yield from table(("branch", "mAP seen", "mAP of labels left out"), rows)
     yield from ("", "These images chose epochs and weights of `fused`: the numbers are a little too good.", "")
 
 
 def _calibration(checks: Mapping[Scorer, Sequence[CalibrationCheck]]) -> Iterator[str]:
     yield from ("## Calibration, cross-fitted", "")
-    yield "| scorer | labels | ECE | constant predictor's ECE | log loss | constant predictor's |"
-    yield "|---|---|---|---|---|---|"
-    for scorer, of_scorer in checks.items():
-        for check in of_scorer:
-            numbers = (check.ece, check.constant_ece, check.log_loss, check.constant_log_loss)
-            yield f"| {scorer} | {check.group} | {' | '.join(map(decimal, numbers))} |"
+    rows = (
+        (scorer, check.group, *map(decimal, (check.ece, check.constant_ece, check.log_loss, check.constant_log_loss)))
+        for scorer, of_scorer in checks.items()
+        for check in of_scorer
+    )
+    yield from table(_CALIBRATION_COLUMNS, rows)
     yield ""
 
 

@@ -54,14 +54,13 @@ def load_model(
         ModelError: it is unknown or unreadable, a stored model's weights are no longer what they were, or it decodes
             or computes otherwise than asked for.
     """
-    spec, record = resolve_model(folder, model)
+    record = stored_model(folder, model, decode, precision)
     if record is None:
+        spec, _ = resolve_model(folder, model)
         name = decoding_name(spec, decode)
         known = _promoted_name(folder) if precision == "auto" else None
         again = known is not None and split_precision(known)[0] == name
         return _load_zero_shot(known if known and again else precise_name(name, precision, device), device)
-    _check_decoding(record, decode)
-    _check_precision(record, precision)
     return load_recorded(folder, record, device)
 
 
@@ -98,6 +97,23 @@ def resolve_model(folder: Folder, model: str | None) -> tuple[str, ModelRecord |
     model_id = promotion.model_id if promotion is not None and model in (None, "current") else str(model)
     record = read_model(folder, model_id)
     return record.name, record
+
+
+def stored_model(
+    folder: Folder, model: str | None, decode: Decode | None, precision: PrecisionOption
+) -> ModelRecord | None:
+    """Return the stored model that is meant, without loading it; None if only loading can tell. See `load_model`.
+
+    A file may have other weights than it had, so what `open_clip:...` stands for is seen when it is loaded.
+
+    Raises:
+        ModelError: it is unknown, or it decodes or computes otherwise than asked for.
+    """
+    _, record = resolve_model(folder, model)
+    if record is not None:
+        _check_decoding(record, decode)
+        _check_precision(record, precision)
+    return record
 
 
 def _check_decoding(record: ModelRecord, decode: Decode | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.features import FeatureRequest
-from flows.models import choose_scorer, load_model, load_recorded
+from flows.models import choose_scorer, load_model, load_recorded, stored_model
+from flows.pending import pending_shards
 from flows.removals import removed_labels
 from flows.versions import versions
 from schemas.checkpoint import Scorer
@@ -48,6 +49,7 @@ class TagPlan:
     remembered: bool = False
     removed: tuple[str, ...] = ()  # labels that have scores, and that the taxonomy does not name any more
     unfinished: tuple[str, ...] = ()  # partial runs that were begun, are not complete and are not asked for now
+    done: bool = False  # when it was planned nothing was left to do
 
     def features(self, *, tokens: bool) -> FeatureRequest:
         """Return which features the run needs."""
@@ -75,41 +77,80 @@ def load_planned_model(plan: TagPlan) -> Model:
 
 
 def plan_tag(request: TagRequest) -> TagPlan:
-    """Return the plan of a tagging request. Touches nothing.
+    """Return the plan of a tagging request. Touches nothing, and loads no model where nothing is left to do.
 
     Raises:
         RequestError: the taxonomy, a pattern, the model or the store is wrong.
     """
     folder = Folder(request.store)
     taxonomy = find_taxonomy(folder, request.taxonomy)
-    found = list_shards(request.shards)
-    runs = read_runs(folder)
-    dataset = request.name or default_name(found.root)
-    check_dataset_root(dataset, found.root, runs)
+    planning = _Planning(request, folder, taxonomy, list_shards(request.shards), read_runs(folder))
+    planning.check()
+    if (done := planning.done()) is not None:
+        return done
     model = load_model(folder, request.model, request.device, request.decode, request.precision)
     model.check_texts(taxonomy)
-    scorer = choose_scorer(model.record, request.scorer, local=request.local)
-    groups: list[tuple[Vocabulary, tuple[ShardRef, ...]]]
-    if request.labels == "new":
-        shown = shown_labels(runs, dataset, model.record.model_id, found.shards)
-        groups = list(lacking_groups(taxonomy.vocabulary(), shown, found.shards)) or [((), ())]
-    else:
-        groups = [(choose_labels(request.labels, taxonomy), found.shards)]
-    first, *more = (
-        TagPlan(
-            request=request,
-            record=run_record(request, dataset, found, model.record, scorer, taxonomy, vocabulary),
-            taxonomy=taxonomy,
-            vocabulary=vocabulary,
-            model=model.record,
-            shards=shards,
+    return planning.plan(model.record)
+
+
+@dataclass(frozen=True)
+class _Planning:
+    """A request, and what it is about."""
+
+    request: TagRequest
+    folder: Folder
+    taxonomy: Taxonomy
+    found: ShardList
+    runs: Sequence[StoredRun]
+
+    @property
+    def dataset(self) -> str:
+        return self.request.name or default_name(self.found.root)
+
+    def check(self) -> None:
+        """Refuse a dataset that another folder has."""
+        check_dataset_root(self.dataset, self.found.root, self.runs)
+
+    def done(self) -> TagPlan | None:
+        """Return the plan if a model that the store knows has done all of it, texts checked then; else None."""
+        if self.request.labels not in ("all", "new"):
+            return None
+        request = self.request
+        model = stored_model(self.folder, request.model, request.decode, request.precision)
+        plan = self.plan(model) if model is not None else None
+        return replace(plan, done=True) if plan is not None and self._is_done(plan) else None
+
+    def _is_done(self, plan: TagPlan) -> bool:
+        if not plan.vocabulary:
+            return bool(plan.taxonomy.vocabulary())
+        complete = {run.record.run_id for run in self.runs if run.manifest is not None}
+        return not plan.more and plan.record.run_id in complete and not pending_shards(plan)[1]
+
+    def plan(self, model: ModelRecord) -> TagPlan:
+        """Return the plan for a model."""
+        request, taxonomy, found = self.request, self.taxonomy, self.found
+        scorer = choose_scorer(model, request.scorer, local=request.local)
+        groups: list[tuple[Vocabulary, tuple[ShardRef, ...]]]
+        if request.labels == "new":
+            shown = shown_labels(self.runs, self.dataset, model.model_id, found.shards)
+            groups = list(lacking_groups(taxonomy.vocabulary(), shown, found.shards)) or [((), ())]
+        else:
+            groups = [(choose_labels(request.labels, taxonomy), found.shards)]
+        first, *more = (
+            TagPlan(
+                request=request,
+                record=run_record(request, self.dataset, found, model, scorer, taxonomy, vocabulary),
+                taxonomy=taxonomy,
+                vocabulary=vocabulary,
+                model=model,
+                shards=shards,
+            )
+            for vocabulary, shards in groups
         )
-        for vocabulary, shards in groups
-    )
-    asked = {plan.record.run_id for plan in (first, *more)}
-    unfinished = unfinished_runs(runs, dataset, asked) if first.record.partial else ()
-    removed = removed_labels(folder, taxonomy, runs)
-    return replace(first, more=tuple(more), removed=removed, unfinished=unfinished)
+        asked = {plan.record.run_id for plan in (first, *more)}
+        unfinished = unfinished_runs(self.runs, self.dataset, asked) if first.record.partial else ()
+        removed = removed_labels(self.folder, taxonomy, self.runs)
+        return replace(first, more=tuple(more), removed=removed, unfinished=unfinished)
 
 
 def unfinished_runs(runs: Iterable[StoredRun], dataset: str, asked: Container[str]) -> tuple[str, ...]:
@@ -172,9 +213,11 @@ def lacking_groups(
     never tagged lacks all of them, and so does one that is not there: a run says so.
     """
     groups: dict[Vocabulary, list[ShardRef]] = {}
+    wanted = [(label, label.label_id, label.query_digest) for label in vocabulary]  # a thousand shards ask for each
     for ref in shards:
         scored = shown.get(ref.shard, {}) if ref.fingerprint is not None else {}
-        lacking = tuple(label for label in vocabulary if _is_new(label, scored))
+        digests = {label_id: label.query_digest for label_id, label in scored.items()}
+        lacking = tuple(label for label, label_id, digest in wanted if digests.get(label_id) != digest)
         if lacking:
             groups.setdefault(lacking, []).append(ref)
     for lacking, refs in sorted(groups.items(), key=lambda group: -len(group[0])):
@@ -190,10 +233,6 @@ def shown_labels(runs: Iterable[StoredRun], dataset: str, model_id: str, shards:
         if run.record.dataset == dataset
     ]
     return {shard: labels for (_, shard), labels in visible_labels(current, model_id).items()}
-
-
-def _is_new(label: VocabularyLabel, scored: dict[str, ScoredLabel]) -> bool:
-    return label.label_id not in scored or scored[label.label_id].query_digest != label.query_digest
 
 
 def check_dataset_root(dataset: str, root: str, runs: Iterable[StoredRun]) -> None:

@@ -15,17 +15,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.environment import share_processors, usable_cores
+from flows.outcomes import GroupOutcome
 from flows.plan import TagPlan
-from flows.run import Execute, GroupOutcome, Groups, Stop, tag_group
+from flows.run import Execute, Groups, Stop, tag_group
 from schemas.errors import RunError
 
 
 def execute_on_all(plan: TagPlan, groups: Groups, stop: Stop, otherwise: Execute) -> Iterator[GroupOutcome]:
     """Run groups on every device that the request names, else by `otherwise`; see `flows.run.Execute`."""
+    if len(groups) <= 1:
+        return otherwise(plan, groups, stop)
     from clipdecoder.encoders.model import list_devices
 
     devices = list_devices(plan.request.device)
-    if len(devices) == 1 or len(groups) == 1:
+    if len(devices) == 1:
         return otherwise(plan, groups, stop)
     return execute_in_processes(plan, groups, stop, devices[: len(groups)])
 

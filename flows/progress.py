@@ -9,8 +9,9 @@ from contextvars import ContextVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flows.outcomes import RunOutcome
 from flows.run import Progress as Watcher
-from flows.run import RunOutcome
+from schemas.counts import counted
 from schemas.sample import SampleStatus
 
 
@@ -34,7 +35,7 @@ def progress_bar(console: Console) -> Iterator[None]:
 
         def show(outcome: RunOutcome) -> None:
             failed = outcome.statuses.total() - outcome.statuses[SampleStatus.OK]
-            note = f"{outcome.statuses.total():,} images" + (f", {failed:,} failed" if failed else "")
+            note = f"{counted(outcome.statuses.total(), 'image')}" + (f", {failed:,} failed" if failed else "")
             done = len(outcome.all_reports) + len(outcome.failures)
             bar.update(task, total=len(outcome.plan.shards), completed=done, note=note)
 

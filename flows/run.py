@@ -6,23 +6,23 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 
+from flows.outcomes import GroupOutcome, RunOutcome, count_statuses, exceeds_budget
+from flows.pending import pending_shards
 from flows.plan import TagPlan, begin_run, load_planned_model
-from flows.shard_job import Scorer, ShardTrouble, Statuses, needs_visit, tag_shards
+from flows.shard_job import Scorer, Statuses, tag_shards
 from flows.stages import total_seconds
 from schemas.errors import RunError, StoreError
 from schemas.manifest import RunManifest, ShardReport
-from schemas.sample import SampleStatus, ShardStatus
+from schemas.sample import SampleStatus
 from schemas.taxonomy import VocabularyLabel
 from storage.files import Folder
 from storage.keys import count_shared_keys
 from storage.patterns import ShardRef
-from storage.runs import finished_reports, read_reports, read_run, remove_manifest, write_manifest
+from storage.runs import read_reports, read_run, remove_manifest, write_manifest
 
 if TYPE_CHECKING:
     from flows.models import Model
@@ -31,71 +31,7 @@ if TYPE_CHECKING:
 _GROUPS_TO_SEE = 16  # that many steps are progress enough; at the end of each the device waits for a moment
 _MAX_GROUPS = 1000  # thousands of tasks overload an orchestrator
 _NONE: Statuses = Counter()
-# A budget is judged on no fewer samples than this while the run goes on; at its end, on however many there are.
-_BUDGET_SAMPLES = 100
 _READERS = 16  # looking at a file of an object store is a round trip
-
-
-@dataclass(kw_only=True)
-class GroupOutcome:
-    """What became of a group of shards."""
-
-    reports: list[ShardReport] = field(default_factory=list)
-    failures: list[ShardTrouble] = field(default_factory=list)
-
-    def add(self, done: ShardReport | ShardTrouble) -> None:
-        """Add what became of one shard."""
-        if isinstance(done, ShardReport):
-            self.reports.append(done)
-        else:
-            self.failures.append(done)
-
-
-@dataclass(kw_only=True)
-class RunOutcome:
-    """What became of a run: `reports` of this time, and `resumed` ones of shards that needed no visit."""
-
-    plan: TagPlan
-    resumed: dict[str, ShardReport]
-    reports: dict[str, ShardReport] = field(default_factory=dict)
-    failures: list[ShardTrouble] = field(default_factory=list)
-    shared_keys: int = 0
-    over_budget: bool = False
-    wall_seconds: float = 0.0
-    more: list[RunOutcome] = field(default_factory=list)  # of the plan's further runs
-
-    @property
-    def all_reports(self) -> list[ShardReport]:
-        """The report of every planned shard that is done, by shard."""
-        return [report for _, report in sorted((self.resumed | self.reports).items())]
-
-    @property
-    def statuses(self) -> Counter[SampleStatus]:
-        """Rows by status over all planned shards that are done."""
-        return count_statuses([*self.resumed.values(), *self.reports.values()])
-
-    @property
-    def finished(self) -> bool:
-        """Whether every shard of this run has its rows."""
-        return len(self.all_reports) == len(self.plan.shards)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned shard has its rows, in the plan's further runs too."""
-        more = len(self.more) == len(self.plan.more) and all(outcome.complete for outcome in self.more)
-        return self.finished and more
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is left to complain of: complete, no shard truncated, within budget, something scored."""
-        samples, ok = self.statuses.total(), self.statuses[SampleStatus.OK]
-        untruncated = all(report.status is ShardStatus.OK for report in self.all_reports)
-        sound = untruncated and not self.over_budget and (ok > 0 or samples == 0)
-        return self.complete and sound and all(outcome.whole for outcome in self.more)
-
-    def judge(self, *, at_end: bool = False) -> None:
-        """Note whether the run is over its budget of failures."""
-        self.over_budget |= exceeds_budget(self.statuses, self.plan.request.max_bad, at_end=at_end)
 
 
 Groups = Sequence[tuple[ShardRef, ...]]
@@ -153,9 +89,7 @@ def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progre
         return outcome.over_budget or exceeds_budget(outcome.statuses + ahead, plan.request.max_bad)
 
     for group in execute(plan, group_shards(pending, plan.request.shards_per_task), stop):
-        outcome.reports |= {report.shard: report for report in group.reports}
-        outcome.failures += group.failures
-        outcome.judge()
+        outcome.add(group)
         progress(outcome)
     outcome.judge(at_end=True)
     if outcome.finished:
@@ -230,33 +164,6 @@ def group_shards(pending: Sequence[ShardRef], shards_per_task: int) -> Groups:
     for_progress = min(shards_per_task, math.ceil(len(pending) / _GROUPS_TO_SEE))
     size = max(1, for_progress, math.ceil(len(pending) / _MAX_GROUPS))
     return [tuple(pending[start : start + size]) for start in range(0, len(pending), size)]
-
-
-def count_statuses(reports: Iterable[ShardReport]) -> Counter[SampleStatus]:
-    """Return the rows by status of several shards together."""
-    statuses: Counter[SampleStatus] = Counter()
-    for report in reports:
-        statuses.update(report.statuses)
-    return statuses
-
-
-def exceeds_budget(statuses: Counter[SampleStatus], max_bad: float | None, *, at_end: bool = False) -> bool:
-    """Whether the share of failed samples is above what the request allows."""
-    samples = statuses.total()
-    if max_bad is None or samples == 0 or (samples < _BUDGET_SAMPLES and not at_end):
-        return False
-    return (samples - statuses[SampleStatus.OK]) / samples > max_bad
-
-
-def pending_shards(plan: TagPlan) -> tuple[dict[str, ShardReport], list[ShardRef]]:
-    """Return the reports of the shards that are done, by shard, and the shards that are to be visited."""
-    done = finished_reports(Folder(plan.request.store), plan.record.run_id, plan.shards)
-    again: set[str] = set()
-    if plan.request.retry_failed or plan.request.store_tokens:
-        with ThreadPoolExecutor(_READERS) as pool:
-            visits = pool.map(lambda report: needs_visit(plan, report), done.values())
-            again = {shard for shard, visit in zip(done, visits, strict=True) if visit}
-    return done, [ref for ref in plan.shards if ref.shard not in done or ref.shard in again]
 
 
 def _finish(folder: Folder, outcome: RunOutcome) -> None:

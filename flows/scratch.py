@@ -31,14 +31,35 @@ class Room:
         Raises:
             RunError: the disk has no room for as many.
         """
-        needed = expected * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._check(name, dtype, shape, expected)
+        return Pile(self.folder / name, np.dtype(dtype), shape)
+
+    def zeros(self, name: str, dtype: type[Any], shape: tuple[int, ...], rows: int) -> NDArray[Any]:
+        """Return an array of zeros on the disk, to be filled in any order.
+
+        Args:
+            name: of the file, and in errors.
+            dtype: of the rows.
+            shape: of one row.
+            rows: how many.
+
+        Raises:
+            RunError: the disk has no room for as many.
+        """
+        self._check(name, dtype, shape, rows)
+        # Nothing cannot be mapped.
+        return (
+            np.memmap(self.folder / name, dtype, "w+", shape=(rows, *shape)) if rows else np.empty((0, *shape), dtype)
+        )
+
+    def _check(self, name: str, dtype: type[Any], shape: tuple[int, ...], rows: int) -> None:
+        needed = rows * int(np.prod(shape)) * np.dtype(dtype).itemsize
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise RunError(
-                f"{needed / 1e9:.1f} GB are needed for the {name} of {expected} images, and "
+                f"{needed / 1e9:.1f} GB are needed for the {name} of {rows} images, and "
                 f"{self.folder.parent} has {free / 1e9:.1f} GB; set TMPDIR to a larger disk"
             )
-        return Pile(self.folder / name, np.dtype(dtype), shape)
 
 
 @dataclass

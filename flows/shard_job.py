@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.features import FeatureKeeper
+from flows.pending import needs_visit
 from flows.pipeline import run_shards
 from flows.plan import TagPlan
 from flows.reading import ShardReading
@@ -21,7 +22,7 @@ from storage.patterns import ShardRef
 from storage.runs import finished_report, part_path, remove_report, write_report
 from storage.sample_rows import count_statuses
 from storage.score_parts import ScoreColumns, write_scores
-from storage.tokens import TokenChunk, has_tokens, tokens_path
+from storage.tokens import TokenChunk
 
 if TYPE_CHECKING:
     from clipdecoder.encoders.encoder import ImageEncoder
@@ -152,6 +153,7 @@ class _TagSink:
             statuses=dict(count_statuses(features.rows)),
             members=features.facts.members,
             decoded=rows.decoded,
+            lenient=rows.lenient,
             parts=parts,
             seconds=reading.clock.seconds,
             queues=queues,
@@ -170,14 +172,3 @@ class _TagSink:
             "samples": samples,
             "scores": write_scores(self._folder, part_path(run_id, "scores", shard), shard, columns),
         }
-
-
-def needs_visit(plan: TagPlan, report: ShardReport) -> bool:
-    """Whether a shard that is done is visited again: to retry what failed, or for patch tokens that are to be kept."""
-    if plan.request.retry_failed and (report.num_failed > 0 or report.status is not ShardStatus.OK):
-        return True
-    if not plan.request.store_tokens:
-        return False
-    record, folder = plan.record, Folder(plan.request.store)
-    path = tokens_path(record.encoder_id, record.dataset, report.shard)
-    return not has_tokens(folder, path, report.fingerprint, record.max_pixels)

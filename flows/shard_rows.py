@@ -67,6 +67,7 @@ class ShardRows:
     pile: Pile | None = None
 
     decoded: int = 0
+    lenient: int = 0  # of these, JPEGs that the strict decoder refused
     _images: list[DecodedImage] = field(default_factory=list)
     _embeddings: list[NDArray[np.float16]] = field(default_factory=list)  # of the good ones
     _cells: list[Cells] = field(default_factory=list)
@@ -131,6 +132,7 @@ class ShardRows:
     def close(self) -> None:
         """Take note that everything has come, and score what needs no tokens for it."""
         self.decoded = len(self._images)
+        self.lenient = sum(image.lenient for image in self._images)
         reading = self.reading
         known = reading.from_store or reading.skips
         if self.tagger is None or reading.wanted.tokens or reading.stored is None or not known:

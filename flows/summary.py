@@ -6,9 +6,10 @@ from collections import Counter
 
 from pydantic import BaseModel
 
-from flows.run import RunOutcome
+from flows.outcomes import RunOutcome
 from flows.shard_job import ShardTrouble
 from flows.stages import limit, total_queues, total_seconds
+from schemas.counts import counted
 from schemas.manifest import QueueFacts
 from schemas.sample import SampleStatus, ShardStatus
 from storage.files import Folder
@@ -31,16 +32,19 @@ class TagSummary(BaseModel):
     shards: int
     tagged: int  # shards done this time
     resumed: int  # shards that were done before
+    truncated: int  # of both: shards that end early, whose rows before the cut are there
     samples: int
     statuses: dict[SampleStatus, int]
     shared_keys: int
     troubles: list[ShardTrouble]
     decoded: int
+    lenient: int  # of these, JPEGs that the strict decoder refused and Pillow read, this time
     seconds: dict[str, float]  # by stage, this time; decode is the sum over its threads
     queues: dict[str, QueueFacts] = {}  # between the stages, this time; see ShardReport
     limit: str | None = None  # the stage that had the least idle time, e.g. "decode-bound: 4 threads, 96 % busy"
     wall_seconds: float
     complete: bool
+    over_budget: bool  # more samples failed than --max-bad allows
     ok: bool  # exit code 0
     next_steps: list[str]
     more: list[TagSummary] = []  # further runs of the request: where labels were to be `new`, shards lacked other ones
@@ -54,17 +58,18 @@ class TagSummary(BaseModel):
             ]
         failed = Counter(self.statuses)
         ok = failed.pop(SampleStatus.OK, 0)
-        state = "complete" if self.complete else "NOT complete"
         lines = [
-            f"run {self.run_id}: {state}",
-            f"- {self.shards} shards: {self.tagged} tagged now, {self.resumed} before, {len(self.troubles)} in trouble",
-            f"- {self.samples} images: {ok} scored, {failed.total()} failed"
+            f"run {self.run_id}: {self._state()}",
+            f"- {counted(self.shards, 'shard')}: {self._shard_counts()}",
+            f"- {counted(self.samples, 'image')}: {ok} scored, {failed.total()} failed"
             + (f" ({_counts(failed)})" if failed else ""),
-            f"- {self.labels} labels, model {self.model_id}, calibration: {self.calibration}",
+            f"- {counted(self.labels, 'label')}, model {self.model_id}, calibration: {self.calibration}",
         ]
         if self.decoded:
             lines.append(f"- {self.decoded / self.wall_seconds:,.0f} images per second; {stage_line(self.seconds)}")
             lines += [f"- {self.limit}"] if self.limit else []
+            if self.lenient:
+                lines.append(f"- {self.lenient} JPEGs were read by Pillow: the strict decoder refused them")
         elif self.tagged:
             lines.append("- no image was decoded: their embeddings were stored")
         if self.shared_keys:
@@ -72,6 +77,20 @@ class TagSummary(BaseModel):
         lines += [f"- shard {t.shard}: {t.status}: {t.error}" for t in self.troubles[:10]]
         lines += [f"- next: {step}" for step in self.next_steps]
         return lines + [line for summary in self.more for line in summary.lines()]
+
+    def _state(self) -> str:
+        state = "complete" if self.complete else "NOT complete"
+        if not self.over_budget:
+            return state
+        return f"TOO MANY FAILED, more than --max-bad allows; {state if self.complete else 'stopped, ' + state}"
+
+    def _shard_counts(self) -> str:
+        """Count each shard once: tagged, or why not."""
+        lost = len(self.troubles) - self.truncated
+        waiting = self.shards - self.tagged - self.resumed - lost
+        counts = f"{self.tagged} tagged now, {self.resumed} before, {lost} in trouble"
+        counts += f", {waiting} not begun" if waiting else ""
+        return counts + (f"; {self.truncated} of those tagged end early" if self.truncated else "")
 
 
 def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
@@ -91,16 +110,19 @@ def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
         shards=len(outcome.plan.shards),
         tagged=len(now),
         resumed=len(outcome.all_reports) - len(now),
+        truncated=sum(report.status is not ShardStatus.OK for report in outcome.all_reports),
         samples=outcome.statuses.total(),
         statuses=dict(outcome.statuses),
         shared_keys=outcome.shared_keys,
         troubles=_troubles(outcome),
         decoded=sum(report.decoded for report in now),
+        lenient=sum(report.lenient for report in now),
         seconds={stage: round(value, 3) for stage, value in total_seconds(now).items()},
         queues=total_queues(now),
         limit=limit(total_seconds(now), total_queues(now)),
         wall_seconds=round(own_seconds, 3),
         complete=outcome.complete,
+        over_budget=outcome.over_budget,
         ok=outcome.whole,
         next_steps=_next_steps(outcome, promoted=promotion is not None and promotion.model_id == record.model_id),
         more=[summarise(other, other.wall_seconds) for other in outcome.more],

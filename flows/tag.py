@@ -22,11 +22,12 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from flows.outcomes import GroupOutcome, RunOutcome
 from flows.plan import TagPlan, plan_tag
 from flows.processes import execute_on_all
 from flows.progress import watcher
 from flows.report.markdown import stored_markdown
-from flows.run import GroupOutcome, Groups, RunOutcome, Stop, run_tag, tag_group
+from flows.run import Groups, Stop, run_tag, tag_group
 from flows.summary import TagSummary, shard_rows, summarise
 from schemas.config import TagRequest
 from schemas.errors import ShardError

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from flows.taxonomy_cost import DatasetCost, LabelCost, TaxonomyCost
 from flows.untagged import untagged_line
+from schemas.counts import counted
 from schemas.taxonomy_diff import ChangeKind, LabelChange, TaxonomyDiff
 
 CHANGE_COLUMNS = ("label", "change", "before", "after", "cost")
@@ -90,8 +91,8 @@ def dataset_line(cost: DatasetCost) -> str:
         return f"dataset {cost.dataset}: nothing; every label is scored"
     texts = sum(label.texts for label in cost.labels)
     return (
-        f"dataset {cost.dataset}, model {cost.model_id}, scorer {cost.scorer}: {_count(len(cost.labels), 'query')} of "
-        f"{_count(texts, 'text')}, {_count(cost.scores, 'score')} {_origin(cost)}"
+        f"dataset {cost.dataset}, model {cost.model_id}, scorer {cost.scorer}: {counted(len(cost.labels), 'query')} of "
+        f"{counted(texts, 'text')}, {counted(cost.scores, 'score')} {_origin(cost)}"
     )
 
 
@@ -103,7 +104,7 @@ def _origin(cost: DatasetCost) -> str:
         return f"from stored {_features(cost)}; no image is read"
     kept = "; `clipdecoder tag --store-tokens` keeps what is needed" if cost.tokens else ""
     return (
-        f"for which {_count(cost.images_to_read, 'image')} in {_count(cost.shards_to_read, 'shard')} "
+        f"for which {counted(cost.images_to_read, 'image')} in {counted(cost.shards_to_read, 'shard')} "
         f"({decimal(cost.bytes_to_read)}) must be read, as the {_features(cost)} are not stored{kept}"
     )
 
@@ -126,9 +127,4 @@ def _scores(found: list[tuple[DatasetCost, LabelCost]]) -> str:
     images, to_read = (sum(getattr(label, name) for _, label in found) for name in ("images", "images_to_read"))
     texts = max(label.texts for _, label in found)
     origin = f"{to_read:,} of them read" if to_read else f"from {_features(found[0][0])}"
-    return f"{_count(texts, 'text')}, {_count(images, 'image')}, {origin}"
-
-
-def _count(number: int, noun: str) -> str:
-    plural = {"query": "queries"}.get(noun, f"{noun}s")
-    return f"{number:,} {noun if number == 1 else plural}"
+    return f"{counted(texts, 'text')}, {counted(images, 'image')}, {origin}"

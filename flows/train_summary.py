@@ -10,6 +10,7 @@ from flows.evaluation_tables import decimal, percent
 from flows.lesson import Lesson
 from flows.train_plan import TrainPlan
 from schemas.checkpoint import Scorer
+from schemas.counts import counted
 from schemas.manifest import ModelRecord
 from schemas.training_report import BranchPrecision, TrainingReport
 from storage.files import Folder
@@ -49,8 +50,9 @@ class TrainSummary(BaseModel):
     def lines(self) -> list[str]:
         """Return the summary as Markdown lines, readable as plain text."""
         lines = [
-            f"model {self.model_id}: trained {self.epochs} epochs on {self.train_images} images and "
-            f"{self.seen_labels} labels in {self.seconds:.0f} s",
+            f"model {self.model_id}: trained {counted(self.epochs, 'epoch')} on "
+            f"{counted(self.train_images, 'image')} and "
+            f"{counted(self.seen_labels, 'label')} in {self.seconds:.0f} s",
             f"- {self.novel_labels} labels were held out as novel; {self.validation_images} images chose and "
             "calibrated",
         ]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
+from schemas.counts import counted
 from schemas.manifest import Part
 from schemas.record import Record
 
@@ -28,6 +30,8 @@ class CompactedRun(Record):
 
     run_id: str
     files: tuple[CompactedFile, ...]
+    # Paths of files that stood here and do not any more, and since when: a query may still read them.
+    dropped: dict[str, datetime] = Field(default_factory=dict)
 
 
 class RunCompaction(Record):
@@ -46,7 +50,10 @@ class RunCompaction(Record):
         if not self.files:
             return f"{self.run_id}: {self.parts} parts, none of them to be merged"
         size = f", {self.bytes / 1e6:,.1f} MB" if self.bytes else ""
-        return f"{self.run_id}: {self.merged} of {self.parts} parts in {self.files} files{size}; {self.written} new"
+        return (
+            f"{self.run_id}: {self.merged} of {counted(self.parts, 'part')} in "
+            f"{counted(self.files, 'file')}{size}; {self.written} new"
+        )
 
 
 class CompactReport(Record):
@@ -58,7 +65,7 @@ class CompactReport(Record):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def passed(self) -> bool:
+    def ok(self) -> bool:
         """Whether every part could be read."""
         return not any(run.problems for run in self.runs)
 

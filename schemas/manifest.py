@@ -140,6 +140,7 @@ class ShardReport(Record):
     statuses: dict[SampleStatus, int]  # rows by status; the sum is the number of image members
     members: dict[str, int]  # where every member of the tar went
     decoded: int  # images decoded; 0 where stored features were used
+    lenient: int = 0  # of these, JPEGs that the strict decoder refused and Pillow read
     parts: dict[str, Part]
     seconds: dict[str, float]  # by stage, spent on this shard; `decode` is the sum over its threads
     # What stood between reading and decoding (`files`, in handfuls of up to eight), between decoding and the device

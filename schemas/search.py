@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.config import NAME, EncodeOptions
+from schemas.counts import counted
 
 MAX_TOP = 10_000
 
@@ -63,7 +64,10 @@ class SearchResult(BaseModel):
 
     def notes(self) -> list[str]:
         """Return what a person should know beside the hits: how much was searched, and what was not."""
-        notes = [f"{len(self.hits)} of {self.searched:,} embeddings in {self.shards:,} shards, model {self.model_id}"]
+        notes = [
+            f"{len(self.hits)} of {counted(self.searched, 'embedding')} in "
+            f"{counted(self.shards, 'shard')}, model {self.model_id}"
+        ]
         if self.lacking:
             notes.append(
                 f"not searched, as they have no embeddings by its encoder of their present bytes: {len(self.lacking)} "

@@ -80,21 +80,22 @@ CALIBRATION = pa.schema(
 def features_schema(embedding_width: int) -> pa.Schema:
     """Return the schema of a feature part: the sample rows, each with its embedding.
 
-    `embedding` is float16, L2-normalised before rounding; null for samples that failed. Failed samples are kept so
-    that a later run can be written from the features alone, without touching the shard.
+    `embedding` is float16, L2-normalised before rounding: the bytes of its numbers, little-endian, which numpy reads as
+    `np.frombuffer(cell, "<f2")`. It is null for samples that failed. Failed samples are kept so that a later run can be
+    written from the features alone, without touching the shard.
     """
-    return SAMPLES.append(pa.field("embedding", pa.list_(pa.float16(), embedding_width)))
+    return SAMPLES.append(pa.field("embedding", pa.binary(2 * embedding_width)))
 
 
 def tokens_schema(num_tokens: int, token_width: int) -> pa.Schema:
-    """Return the schema of a token part: one row per `ok` sample, its patch tokens as one flat list.
+    """Return the schema of a token part: one row per `ok` sample, the bytes of its patch tokens.
 
-    `tokens` is float16, patch by patch: (num_tokens, token_width) flattened.
+    `tokens` is float16, little-endian, patch by patch: (num_tokens, token_width) flattened.
     """
     return pa.schema(
         [
             pa.field("sample", pa.int32(), nullable=False),
-            pa.field("tokens", pa.list_(pa.float16(), num_tokens * token_width), nullable=False),
+            pa.field("tokens", pa.binary(2 * num_tokens * token_width), nullable=False),
         ]
     )
 
@@ -114,3 +115,29 @@ EXPORTED_LABELS = pa.schema(
     ]
 )
 EXPORT_INDEX = pa.schema([pa.field("key", pa.string(), nullable=False), *EXPORTED_LABELS])
+
+# What a picture is like, by clipdecoder.curation.image_statistics. One row per sample that could be decoded.
+IMAGE_STATISTICS = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("phash", pa.uint64()),  # null where the picture is flat
+        pa.field("brightness", pa.float32(), nullable=False),
+        pa.field("contrast", pa.float32(), nullable=False),
+        pa.field("sharpness", pa.float32(), nullable=False),
+    ]
+)
+
+# Samples that are nearly the same as others: one row per sample of a group of two or more.
+DUPLICATES = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),  # of the bytes that were compared
+        pa.field("group_id", pa.string(), nullable=False),  # the head of the representative's sha256
+        pa.field("representative", pa.bool_(), nullable=False),  # true of one sample in each group
+        pa.field("reason", pa.string()),  # same bytes, same picture or near; null of the representative
+        pa.field("cosine", pa.float32()),  # to the representative; null where one of the two has no embedding
+    ]
+)

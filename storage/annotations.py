@@ -25,6 +25,7 @@ from schemas.digests import digest_of
 from schemas.errors import StoreError
 from schemas.tables import ANNOTATIONS
 from storage.files import Folder
+from storage.parquet import read_parquet
 
 FOLDER = "annotations"
 
@@ -135,10 +136,9 @@ def read_annotations(folder: Folder, path: str) -> pa.Table:
     Raises:
         StoreError: it is not there, is damaged, or lacks a column.
     """
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(folder.read_bytes(path)), page_checksum_verification=True)
+        table = read_parquet(folder.read_bytes(path))
         return table.select(ANNOTATIONS.names).cast(ANNOTATIONS)
     except (FileNotFoundError, pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise StoreError(

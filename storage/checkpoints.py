@@ -19,6 +19,7 @@ from schemas.manifest import ModelRecord
 from schemas.tables import CALIBRATION
 from storage.files import Folder, checksum
 from storage.models import CALIBRATION_FILE, WEIGHTS, write_model
+from storage.parquet import read_parquet
 from storage.records import write_json
 
 METRICS = "metrics.json"
@@ -101,7 +102,7 @@ def read_calibration(folder: Folder, model_id: str) -> tuple[CalibrationRow, ...
     """
     path = f"models/{model_id}/{CALIBRATION_FILE}"
     try:
-        table = pq.read_table(io.BytesIO(folder.read_bytes(path)), page_checksum_verification=True)
+        table = read_parquet(folder.read_bytes(path))
         records = table.select(CALIBRATION.names).to_pylist()
     except FileNotFoundError:
         raise ModelError(f"{path!r} is not in the store {folder.url!r}; put it back, or train again") from None

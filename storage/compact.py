@@ -9,13 +9,11 @@ Memory: the rows of one file, some hundred bytes each in passing, so below a gig
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.compaction import CompactedFile, CompactedRun, CompactReport, Kind, RunCompaction
 from schemas.digests import digest_of
@@ -23,15 +21,16 @@ from schemas.errors import StoreError
 from schemas.manifest import Part
 from schemas.tables import SAMPLES, SCORES
 from storage.catalog import check_store
-from storage.compacted import FOLDER, compacted_files, parts_of, write_compacted
+from storage.compacted import FOLDER, compacted_files, find_compacted, parts_of, write_compacted
 from storage.files import Folder, checksum, transport_errors
-from storage.parts import ROW_GROUP_ROWS, write_part
+from storage.parquet import read_parquet
+from storage.parts import ROW_GROUP_ROWS, SAMPLE_ENCODING, write_part
 from storage.runs import StoredRun, chosen_run, read_runs, run_path
 from storage.score_parts import SCORE_ENCODING
 
 # Some 100,000 images with 32 scores each: larger files answer for a label sooner and for a single image later.
 FILE_ROWS: dict[Kind, int] = {"samples": 8 * ROW_GROUP_ROWS, "scores": 32 * ROW_GROUP_ROWS}
-# A file that no record names may be one that another process is about to name, or that a query still reads.
+# After it is not named any more, a file stays for so long: a query that began before may still read it.
 KEPT_FOR = timedelta(days=1)
 
 
@@ -80,7 +79,7 @@ def _compact(folder: Folder, run: StoredRun, file_rows: Mapping[Kind, int], *, d
             problems.append(str(error))
     if not dry_run:
         files.sort(key=lambda each: each.file.path)  # so that the same files are the same record
-        _name(folder, CompactedRun(run_id=run_id, files=tuple(files)), list(there.values()))
+        _name(folder, run_id, tuple(files))
         planned = [(each.kind, each.parts) for each in files]
     return RunCompaction(
         run_id=run_id,
@@ -117,7 +116,7 @@ def _write(folder: Folder, run_id: str, kind: Kind, parts: Sequence[Part]) -> Co
     if kind == "scores":
         file = write_part(folder, path, _by_label(tables), **SCORE_ENCODING)
     else:
-        file = write_part(folder, path, pa.concat_tables(tables).cast(SAMPLES))
+        file = write_part(folder, path, pa.concat_tables(tables).cast(SAMPLES), **SAMPLE_ENCODING)
     return CompactedFile(kind=kind, file=file, parts=tuple(parts))
 
 
@@ -128,7 +127,7 @@ def _read(folder: Folder, part: Part) -> pa.Table:
         raise _BadPartError(f"{part.path} is not there; `clipdecoder audit` says what is lost") from None
     if checksum(data) != part.sha256:
         raise _BadPartError(f"{part.path} is not what was written; `clipdecoder audit` says what is lost")
-    return pq.read_table(io.BytesIO(data))
+    return read_parquet(data)
 
 
 def _by_label(tables: Sequence[pa.Table]) -> pa.Table:
@@ -141,14 +140,20 @@ def _by_label(tables: Sequence[pa.Table]) -> pa.Table:
     return table.take(pa.array(np.argsort(rank_K.astype(kind)[label.indices.to_numpy()], kind="stable")))
 
 
-def _name(folder: Folder, record: CompactedRun, before: Sequence[CompactedFile]) -> None:
-    """Name the files, unless just these are named already, and remove what nobody named for long."""
-    if list(record.files) != before:
+def _name(folder: Folder, run_id: str, files: tuple[CompactedFile, ...]) -> None:
+    """Name the files, unless just these are named already, and remove what has not been named for long."""
+    before, now = find_compacted(folder, run_id), datetime.now(UTC)
+    named = {each.file.path for each in files}
+    dropped = before.dropped | {each.file.path: now for each in before.files}
+    others = [path for path in folder.list(run_path(run_id, FOLDER)) if path not in named]
+    # What was never named was left by a process that was killed, or another is about to name it.
+    old = [path for path in others if now - (dropped.get(path) or _changed_at(folder, path)) > KEPT_FOR]
+    kept = {path: dropped[path] for path in sorted(set(others) - set(old)) if path in dropped}
+    record = CompactedRun(run_id=run_id, files=files, dropped=kept)
+    if record != before:
         write_compacted(folder, record)
-    named = {each.file.path for each in (*record.files, *before)}
-    for path in folder.list(run_path(record.run_id, FOLDER)):
-        if path not in named and datetime.now(UTC) - _changed_at(folder, path) > KEPT_FOR:
-            folder.remove(path)
+    for path in old:
+        folder.remove(path)
 
 
 def _changed_at(folder: Folder, path: str) -> datetime:

@@ -37,12 +37,17 @@ def read_compacted(folder: Folder, runs: Iterable[StoredRun]) -> Compacted:
 
 def compacted_files(folder: Folder, run_id: str) -> tuple[CompactedFile, ...]:
     """Return the large files of one run that are there with their size. A damaged record counts as none."""
-    try:
-        record = CompactedRun.model_validate_json(folder.read_bytes(run_path(run_id, RECORD)))
-    except (FileNotFoundError, ValidationError):
-        return ()
-    sizes = folder.sizes(run_path(run_id, FOLDER))
+    record = find_compacted(folder, run_id)
+    sizes = folder.sizes(run_path(run_id, FOLDER)) if record.files else {}
     return tuple(each for each in record.files if sizes.get(each.file.path) == each.file.bytes)
+
+
+def find_compacted(folder: Folder, run_id: str) -> CompactedRun:
+    """Return what a run's record says, whether its files are there or not; one that is damaged says nothing."""
+    try:
+        return CompactedRun.model_validate_json(folder.read_bytes(run_path(run_id, RECORD)))
+    except (FileNotFoundError, ValidationError):
+        return CompactedRun(run_id=run_id, files=())
 
 
 def write_compacted(folder: Folder, record: CompactedRun) -> None:
@@ -72,12 +77,14 @@ def _paths(
     kind: Kind, group: VisibleParts, reported: Mapping[str, Part], files: Iterable[CompactedFile]
 ) -> tuple[str, ...]:
     loose = set(group.paths)
-    large: list[str] = []
+    large: list[Part] = []
     for each in files:
         if each.kind == kind and all(part.path in loose and reported[part.path] == part for part in each.parts):
             loose -= {part.path for part in each.parts}
-            large.append(each.file.path)
-    return tuple(sorted([*large, *loose]))
+            large.append(each.file)
+    # DuckDB takes all files for as long as the first: after a short one it would take samples for fewer than tags.
+    longest_first = sorted(large, key=lambda file: (-file.rows, file.path))
+    return (*(file.path for file in longest_first), *sorted(loose))
 
 
 def iter_unsound_compacted(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]:

@@ -18,8 +18,9 @@ from schemas.errors import StoreError
 from schemas.manifest import Fingerprint
 from schemas.sample import SampleStatus
 from storage.files import Folder
-from storage.parts import facts_of, features_path, vector_width
+from storage.parts import facts_of, features_path
 from storage.runs import StoredRun
+from storage.vectors import vectors_of
 from storage.visibility import current_reports
 
 CHUNK_ROWS = 4096  # 4 MiB at a width of 512, whatever the size of a shard
@@ -78,7 +79,7 @@ def iter_embeddings(
     except (pa.ArrowException, ValueError, KeyError) as error:
         reason = error.__cause__ or error
         raise StoreError(
-            f"{path!r} in the store {folder.url!r} cannot be read: {reason}; if it is damaged, remove it"
+            f"{path!r} in the store {folder.url!r} cannot be read: {reason}; remove it, and tag the shard again"
         ) from error
 
 
@@ -87,11 +88,7 @@ def _chunks(file: IO[bytes], fingerprint: Fingerprint, chunk_rows: int) -> Itera
     parquet = pq.ParquetFile(file, page_checksum_verification=True, buffer_size=BUFFER_BYTES, pre_buffer=False)
     if facts_of(parquet.schema_arrow).fingerprint != fingerprint:
         return
-    width = vector_width(parquet.schema_arrow.field("embedding").type)
     for batch in parquet.iter_batches(chunk_rows, columns=["sample", "embedding"], use_threads=False):
-        embedding = batch["embedding"]
-        samples = batch["sample"].to_numpy()
-        if embedding.null_count:  # asking which ones loads a library of a quarter of a second
-            samples = samples[embedding.is_valid().to_numpy(zero_copy_only=False)]
-        flat = embedding.flatten().to_numpy(zero_copy_only=False)  # flatten drops nulls
-        yield Chunk(samples.astype(np.int64), flat.reshape(-1, width))
+        vectors_ND, has_vector = vectors_of(batch["embedding"])
+        samples = batch["sample"].to_numpy() if has_vector is None else batch["sample"].to_numpy()[has_vector]
+        yield Chunk(samples.astype(np.int64), vectors_ND)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pydantic import computed_field
 
+from schemas.counts import counted
 from schemas.record import Record
 
 
@@ -30,10 +31,17 @@ class FindingCode(StrEnum):
     SHARD_CUT = "shard_cut"  # warning: what stood behind the cut of a truncated shard is not known
     UNLISTABLE = "unlistable"  # warning: it cannot be told whether there are new shards
     GROUND_TRUTH = "ground_truth"  # answers, or what side files say, that cannot be read
+    CURATION = "curation"  # picture statistics, or groups of duplicates, that cannot be read
+    STALE = "stale"  # warning: groups of duplicates of other samples, embeddings or statistics than there are now
     LEFTOVER = "leftover"  # warning: a temporary file of a process that was killed
 
 
-WARNINGS = frozenset((FindingCode.SHARD_GONE, FindingCode.SHARD_CUT, FindingCode.UNLISTABLE, FindingCode.LEFTOVER))
+WARNINGS = frozenset(
+    (
+        *(FindingCode.SHARD_GONE, FindingCode.SHARD_CUT, FindingCode.UNLISTABLE),
+        *(FindingCode.STALE, FindingCode.LEFTOVER),
+    )
+)
 LINES_PER_CODE = 10  # of each kind of finding in the text; all of them are in the data
 
 
@@ -72,7 +80,8 @@ class RunCounts(Record):
     def line(self) -> str:
         """Return the counts as text."""
         return (
-            f"{self.run_id}: {self.shards} shards, {self.images} images in them, {self.samples} rows = {self.ok} ok + "
+            f"{self.run_id}: {counted(self.shards, 'shard')}, {counted(self.images, 'image')} in them, "
+            f"{counted(self.samples, 'row')} = {self.ok} ok + "
             f"{self.failed} failed, {self.scores} scores, {self.shared_keys} keys in more than one shard"
         )
 
@@ -85,7 +94,7 @@ class AuditReport(Record):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def passed(self) -> bool:
+    def ok(self) -> bool:
         """Whether everything that could be compared holds."""
         return all(finding.warning for finding in self.findings)
 

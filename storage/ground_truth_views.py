@@ -15,7 +15,7 @@ import pyarrow as pa
 from schemas.label_words import LabelWords
 from schemas.tables import ANNOTATIONS
 from schemas.taxonomy import Taxonomy
-from storage.sandbox import PROTOCOL
+from storage.locations import Location
 from storage.views import columns_of, files_sql, literal, select_sql
 
 SIDE_FILE = "side-file"  # the source of what side files say
@@ -93,7 +93,10 @@ FROM merged
 
 
 def ground_truth_tables(
-    side_labels: Iterable[str], current: Mapping[str, Sequence[Taxonomy]], in_force: Sequence[Taxonomy]
+    side_labels: Iterable[str],
+    current: Mapping[str, Sequence[Taxonomy]],
+    in_force: Sequence[Taxonomy],
+    location: Location,
 ) -> Iterable[tuple[str, pa.Table]]:
     """Yield the small tables that the views need where there are side labels.
 
@@ -101,8 +104,9 @@ def ground_truth_tables(
         side_labels: their files, relative to the store.
         current: the taxonomies of each dataset that was scored.
         in_force: those whose words count in other datasets.
+        location: how DuckDB finds the store's files.
     """
-    files = [(f"{PROTOCOL}://{path}", *_shard_of(path)) for path in side_labels]
+    files = [(location.name(path), *_shard_of(path)) for path in side_labels]
     if not files:
         return
     yield "side_files", _table(("path", "dataset", "shard"), files)
@@ -117,7 +121,7 @@ def ground_truth_sql(*, annotations: Sequence[str], side_labels: Sequence[str]) 
     """Yield name and query of every view of ground truth, in the order in which they build on each other.
 
     Args:
-        annotations: files of answers, relative to the store.
+        annotations: files of answers.
         side_labels: files of what shards' side files say.
     """
     side_file, files = literal(SIDE_FILE), files_sql(side_labels)

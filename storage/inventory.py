@@ -5,22 +5,24 @@ Part of the audit.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.errors import ModelError, StoreError
 from schemas.manifest import ModelRecord, Promotion
-from schemas.tables import SIDE_LABELS
+from schemas.tables import DUPLICATES as DUPLICATES_SCHEMA
+from schemas.tables import IMAGE_STATISTICS, SIDE_LABELS
 from schemas.taxonomy import Taxonomy
 from storage.annotations import annotation_files, read_annotations
 from storage.checkpoints import check_id, read_calibration, read_weights
+from storage.curation_paths import DUPLICATES, QUALITY, duplicates_path
+from storage.duplicates import read_duplicates_record, state_digest
 from storage.files import Folder
 from storage.findings import Finding, FindingCode
 from storage.models import CURRENT, WEIGHTS, model_path
+from storage.parquet import read_parquet
 from storage.records import read_json
 from storage.runs import StoredRun, begun, list_runs, read_run
 from storage.taxonomies import digest_in_force, taxonomy_path
@@ -100,7 +102,29 @@ def iter_unsound_ground_truth(folder: Folder) -> Iterator[Finding]:
             yield Finding(code=FindingCode.GROUND_TRUTH, run_id=None, message=message)
 
 
+def iter_unsound_curation(folder: Folder, runs: Sequence[StoredRun], model_id: str | None) -> Iterator[Finding]:
+    """Yield a finding for every file of statistics or of duplicates that cannot be read, or is out of date.
+
+    Args:
+        folder: the store.
+        runs: all of it.
+        model_id: the one whose duplicates the views show.
+    """
+    for prefix, schema in ((QUALITY, IMAGE_STATISTICS), (DUPLICATES, DUPLICATES_SCHEMA)):
+        for path in folder.list(prefix, ".parquet"):
+            try:
+                read_parquet(folder.read_bytes(path)).select(schema.names)
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                message = f"{path} cannot be read ({error}); remove it: `clipdecoder {prefix}` makes it again"
+                yield Finding(code=FindingCode.CURATION, run_id=None, message=message)
+    for encoder_id in {run.record.encoder_id for run in runs if run.record.model_id == model_id}:
+        record = read_duplicates_record(folder, encoder_id)
+        if record is not None and record.facts.digest != state_digest(folder, runs, encoder_id):
+            message = f"{duplicates_path(encoder_id)} is of other samples; `clipdecoder duplicates` computes it again"
+            yield Finding(code=FindingCode.STALE, run_id=None, message=message)
+
+
 def _check_side_labels(data: bytes) -> None:
-    table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    table = read_parquet(data)
     datetime.fromisoformat((table.schema.metadata or {})[b"changed_at"].decode())
     table.select(SIDE_LABELS.names)

@@ -7,34 +7,27 @@ appear. (A glob that the shell expands before we see it has lost this: quote it.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice, takewhile
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import braceexpand
-import fsspec
 
 from schemas.errors import ShardPatternError
 from schemas.manifest import Fingerprint
 from storage.files import TEMPORARY_PREFIX, fingerprint_of, transport_errors
+from storage.places import Info, Place, common_start, contents_of, glob_places, info_of, infos_of
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GLOB = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
-_MAGIC = re.compile(r"[*?\[{]")
 # `cache::s3://` + `bucket/a.tar` + `::next-url`; everything but the path is optional.
 _URL = re.compile(r"((?:[\w+.-]+::)*(?:[\w+.-]+://)?)(.*?)((?:::.*)?)", re.DOTALL)
-_INFO_THREADS = 16
-_NAMES_IN_ERRORS = 5
 MAX_NAMES = 1_000_000  # of one brace range: more is a slip of the finger, and would fill the memory
-
-Info = dict[str, Any]  # one of fsspec's `info` records
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,28 +48,8 @@ class ShardList:
     shards: tuple[ShardRef, ...]
 
 
-class _Place(NamedTuple):
-    """A URL in three: how to get there, the path, and what a chained URL has after it."""
-
-    before: str
-    path: str
-    after: str
-
-    @property
-    def url(self) -> str:
-        return "".join(self)
-
-    @property
-    def folder(self) -> tuple[str, ...]:
-        """The parts of the folder that holds everything from the first magic character on."""
-        return tuple(_MAGIC.split(self.path, maxsplit=1)[0].split("/")[:-1])
-
-    def at(self, path: str) -> _Place:
-        return self._replace(path=path)
-
-
 class _Match(NamedTuple):
-    place: _Place
+    place: Place
     folder: tuple[str, ...]  # literal folder of the pattern, in parts
     info: Info | None
 
@@ -101,7 +74,7 @@ def list_shards(patterns: Sequence[str]) -> ShardList:
     if len(stores) > 1:
         names = " and ".join(sorted(before or "this disk" for before, _ in stores))
         raise ShardPatternError(f"the shards of one request must be in one store, not in {names}; make one run of each")
-    root = _common([match.folder for match in matches])
+    root = common_start([match.folder for match in matches])
     shards = _by_id(matches, len(root))
     before, after = stores.pop()
     return ShardList(
@@ -126,12 +99,6 @@ def _by_id(matches: Iterable[_Match], depth: int) -> tuple[ShardRef, ...]:
     return tuple(shards[shard] for shard in sorted(shards))
 
 
-def _common(sequences: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return what all sequences (parts of paths, or characters) begin with."""
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
-    return tuple(column[0] for column in same)
-
-
 def _shard_id(path: str) -> str:
     for suffix in SHARD_SUFFIXES:
         if path.endswith(suffix) and path[: -len(suffix)].rpartition("/")[2]:
@@ -143,13 +110,13 @@ def _matches(pattern: str) -> list[_Match]:
     """Return what one pattern names, at least one match."""
     with _request_errors(pattern):
         place = _place(pattern)
-        magic = bool(_MAGIC.search(place.path))
-        info = _info(place, refused_is_absent=magic)
+        magic = place.is_pattern
+        info = info_of(place, refused_is_absent=magic)
         if info is not None or not magic:
             return [_Match(place, tuple(place.path.split("/")[:-1]), _checked(place, info))]
         texts = _expand(place.path)
         names = [place.at(text) for text in texts if not _GLOB.search(text)]
-        found = list(_infos(names))
+        found = list(infos_of(names))
         for text in texts:
             if _GLOB.search(text):
                 found.extend(_globbed(place.at(text), pattern))
@@ -170,96 +137,29 @@ def _expand(path: str) -> list[str]:
     return names
 
 
-def _place(pattern: str) -> _Place:
+def _place(pattern: str) -> Place:
     split = _URL.fullmatch(pattern)
     assert split is not None, "every text is a path"
-    place = _Place(*split.groups())
+    place = Place(*split.groups())
     if place.before in ("", "file://", "local://") and not place.after:
-        return _Place("", os.path.abspath(os.path.expanduser(place.path)), "")
+        return Place("", os.path.abspath(os.path.expanduser(place.path)), "")
     return place
 
 
-def _open(place: _Place) -> tuple[Any, str]:
-    """Return the file system and its own path of the place."""
-    fs, path = fsspec.core.url_to_fs(place.url)
-    return fs, path
-
-
-def _info(place: _Place, *, refused_is_absent: bool = False) -> Info | None:
-    """Return the store's record of a file or folder, or None if there is none; asks anew, past cached listings.
-
-    `refused_is_absent`: stores that forbid listing refuse to say whether an object is there.
-    """
-    fs, path = _open(place)
-    fs.invalidate_cache()
-    try:
-        info: Info = fs.info(path)
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        if refused_is_absent:
-            return None
-        raise
-    return info
-
-
-def _infos(places: Sequence[_Place]) -> Iterator[tuple[_Place, Info | None]]:
-    """Yield each place with its record, from one listing per folder where the store can list."""
-    folders: dict[str, list[_Place]] = {}
-    for place in places:
-        folders.setdefault(place.path.rpartition("/")[0], []).append(place)
-    for group in folders.values():
-        listed = _listed(group) if len(group) > 1 else None
-        if listed is not None:
-            yield from ((place, listed.get(place.path)) for place in group)
-            continue
-        with ThreadPoolExecutor(_INFO_THREADS) as threads:
-            yield from zip(group, threads.map(_info, group), strict=True)
-
-
-def _listed(places: Sequence[_Place]) -> dict[str, Info | None] | None:
-    """Return the records of everything that begins like all these places, by path; None if no listing can serve."""
-    fs, _ = _open(places[0])
-    if not places[0].before or "http" in fs.protocol:  # a disk answers at once; a web server lists without sizes
-        return None
-    start = "".join(_common([place.path for place in places]))
-    try:
-        return {place.path: info for place, info in _glob(places[0].at(glob.escape(start) + "*"))}
-    except (PermissionError, NotImplementedError):
-        return None
-
-
-def _globbed(place: _Place, pattern: str) -> list[tuple[_Place, Info | None]]:
+def _globbed(place: Place, pattern: str) -> list[tuple[Place, Info | None]]:
     found = [
         (where, info)
-        for where, info in _glob(place)
+        for where, info in glob_places(place)
         if (info or {}).get("type") != "directory" and not where.path.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
     ]
     if not found:
         raise ShardPatternError(_nothing(pattern, place))
     if any(info is not None and info.get("size") is None for _, info in found):  # a web server's page of links
-        return list(_infos([where for where, _ in found]))
+        return list(infos_of([where for where, _ in found]))
     return found
 
 
-def _glob(place: _Place) -> Iterator[tuple[_Place, Info | None]]:
-    """Yield what a glob matches, folders included; a link to nothing has no record."""
-    if not place.before:
-        # fsspec's own glob does not look into linked folders, and would leave their shards out without a word.
-        for path in glob.iglob(place.path, recursive=True, include_hidden=True):
-            where = place.at(path)
-            yield where, _info(where)
-        return
-    fs, path = _open(place)
-    fs.invalidate_cache()
-    folder = place.at("/".join(place.folder))
-    _, folder_path = _open(folder)
-    for name, info in fs.glob(path, detail=True).items():
-        below = name[len(folder_path) :].lstrip("/")
-        yield place.at("/".join((*place.folder, below))), info
-
-
-def _checked(place: _Place, info: Info | None) -> Info | None:
+def _checked(place: Place, info: Info | None) -> Info | None:
     """Return the record of a file.
 
     Raises:
@@ -273,25 +173,17 @@ def _checked(place: _Place, info: Info | None) -> Info | None:
     return info
 
 
-def _nothing(pattern: str, place: _Place | None = None) -> str:
+def _nothing(pattern: str, place: Place | None = None) -> str:
     """Return why a pattern matched nothing: the nearest folder that is there, what is in it, the next step."""
     place = place or _place(pattern)
     parts = place.folder
     hint = ""
     # Only a hint: without it the error stands all the same.
     with suppress(ValueError, NotImplementedError, *transport_errors()):
-        while parts and (_info(place.at("/".join(parts) or "/")) or {}).get("type") != "directory":
+        while parts and (info_of(place.at("/".join(parts) or "/")) or {}).get("type") != "directory":
             parts = parts[:-1]
-        hint = _contents(place.at("/".join(parts) or "/")) if parts else ""
+        hint = contents_of(place.at("/".join(parts) or "/")) if parts else ""
     return f"{pattern!r} matches no shard{hint}; check the path, and quote globs so that the shell leaves them alone"
-
-
-def _contents(folder: _Place) -> str:
-    fs, path = _open(folder)
-    names = sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
-    shown = ", ".join(names[:_NAMES_IN_ERRORS]) or "nothing"
-    more = f" and {len(names) - _NAMES_IN_ERRORS} more" if len(names) > _NAMES_IN_ERRORS else ""
-    return f" (the nearest folder that is there, {folder.url!r}, has {shown}{more})"
 
 
 @contextmanager

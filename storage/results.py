@@ -12,6 +12,7 @@ from typing import IO, Any, Literal, cast
 
 import pyarrow as pa
 
+from schemas.counts import counted
 from schemas.errors import QueryError, one_of
 from storage.sandbox import connect
 from storage.terminal import draw_table
@@ -119,7 +120,7 @@ def _as_table(table: pa.Table, max_rows: int | None, width: int | None) -> Itera
     columns = [(field.name, _is_number(field.type)) for field in table.schema]
     yield draw_table(columns, ([_cell(value) for value in row] for row in values), width)
     left_out = table.num_rows - shown.num_rows
-    yield f"{table.num_rows} rows" + (f", {left_out} of them not shown" if left_out else "") + "\n"
+    yield f"{counted(table.num_rows, 'row')}" + (f", {left_out} of them not shown" if left_out else "") + "\n"
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -145,6 +145,8 @@ def chosen_run(runs: Sequence[StoredRun], name: str | None = None) -> StoredRun:
     """
     if not runs:
         raise StoreError("the store has no run; `clipdecoder tag` makes one")
+    if name is not None and not name.strip():
+        raise StoreError(f"a run's name is empty; leave it out for the newest, or name one of {_ids(runs)}")
     if name is None:
         complete = [run for run in runs if run.manifest is not None]
         if not complete:

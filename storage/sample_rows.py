@@ -72,9 +72,14 @@ def count_statuses(rows: Sequence[SampleRow]) -> Counter[SampleStatus]:
     return Counter(_statuses(rows))
 
 
+def are_ok(rows: Sequence[SampleRow]) -> NDArray[np.bool_]:
+    """Return which rows are `ok`."""
+    return np.array([status is SampleStatus.OK for status in _statuses(rows)], bool)
+
+
 def ok_samples(rows: Sequence[SampleRow]) -> NDArray[np.int32]:
     """Return the ordinals of the rows that are `ok`, in order."""
-    is_ok = np.array([status is SampleStatus.OK for status in _statuses(rows)], bool)
+    is_ok = are_ok(rows)
     if isinstance(rows, StoredRows):
         return np.asarray(rows.table["sample"].to_numpy()[is_ok], np.int32)
     return np.asarray(np.array([row.sample for row in rows], np.int32)[is_ok])

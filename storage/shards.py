@@ -15,6 +15,7 @@ from tarfile import SUPPORTED_TYPES, TarInfo
 from typing import NamedTuple
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import ShardError
 from schemas.manifest import Fingerprint
@@ -96,14 +97,23 @@ def read_range(url: str, place: ByteRange) -> bytes:
     Raises:
         ShardError: `missing`; `truncated`, where the shard ends before; `unreadable`.
     """
-    with _shard_errors(url):
-        fs, path = fsspec.core.url_to_fs(url)
-        data = bytes(fs.cat_file(path, start=place.start, end=place.start + place.num_bytes))
+    data = read_some(url, place.start, place.start + place.num_bytes)
     if len(data) < place.num_bytes:
         raise ShardError(ShardStatus.TRUNCATED, f"{url} ends inside this picture; copy or make it anew")
     if len(data) > place.num_bytes:
         raise ShardError(ShardStatus.UNREADABLE, f"{url}: its server gives whole files only, and no part of one")
     return data
+
+
+def read_some(url: str, start: int, end: int) -> bytes:
+    """Return bytes of a shard, fewer where it ends before.
+
+    Raises:
+        ShardError: `missing`; `unreadable`.
+    """
+    with _shard_errors(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        return bytes(fs.cat_file(path, start=start, end=end))
 
 
 def count_members(
@@ -126,13 +136,23 @@ def count_members(
     return counts
 
 
+def is_remote(url: str) -> bool:
+    """Whether every read of a shard is a round trip."""
+    return not isinstance(fsspec.core.url_to_fs(url)[0], LocalFileSystem)
+
+
+def is_compressed(url: str) -> bool:
+    """Whether a shard is compressed, by its name."""
+    return url.lower().endswith(_GZIP_SUFFIXES)
+
+
 @contextmanager
 def _open_tar(url: str) -> Iterator[TarStream]:
     with _shard_errors(url), ExitStack() as stack:
         fs, path = fsspec.core.url_to_fs(url)
         # Without block_size and cache_type, remote files read ahead 5 MiB and some cache blocks at random.
         file = stack.enter_context(fs.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead"))
-        compressed = path.lower().endswith(_GZIP_SUFFIXES)
+        compressed = is_compressed(path)
         if compressed:
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         yield TarStream(file, url, compressed=compressed)

@@ -20,6 +20,7 @@ from schemas.manifest import Fingerprint
 from schemas.tables import SIDE_LABELS
 from storage.files import Folder, part_name
 from storage.ground_truth import SampleLabels, ShardLabels, read_labels
+from storage.parquet import read_parquet
 from storage.patterns import ShardRef
 
 _FINGERPRINT, _CHANGED_AT, _DAMAGED = b"fingerprint", b"changed_at", b"damaged"
@@ -64,7 +65,7 @@ def read_side_labels(folder: Folder, dataset: str, shard: str, fingerprint: Fing
     """
     try:
         data = folder.read_bytes(side_labels_path(dataset, shard))
-        return _parse(pq.read_table(io.BytesIO(data), page_checksum_verification=True), fingerprint)
+        return _parse(read_parquet(data), fingerprint)
     except (FileNotFoundError, pa.ArrowException, OSError, ValueError, KeyError):
         return None
 

@@ -5,17 +5,16 @@ Shapes: M texts, D embedding width.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from schemas.errors import RequestError
 from storage.files import transport_errors
+from storage.parquet import read_parquet
 
 TEXT_COLUMN, EMBEDDING_COLUMN = "text", "embedding"
 
@@ -56,7 +55,7 @@ def _read(url: str) -> pa.Table:
     except transport_errors() as error:
         raise RequestError(f"{url}: cannot be read: {error or type(error).__name__}") from error
     try:
-        return pq.read_table(io.BytesIO(data))
+        return read_parquet(data)
     except (pa.ArrowException, OSError) as error:
         raise RequestError(f"{url}: not a Parquet file that can be read: {error}") from error
 

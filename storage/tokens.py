@@ -1,6 +1,6 @@
 """The patch tokens of a shard as Parquet, written and read a few images at a time: they are wide, and never all held.
 
-Shapes: N samples of a shard, R rows at once, T patch tokens, C token width.
+Shapes: R rows at once, T patch tokens, C token width, F numbers of all tokens of an image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.tables import tokens_schema
 from storage.files import Folder, part_name
-from storage.parts import FACTS_KEY, ShardFeatures, vector_width
+from storage.parts import FACTS_KEY, ShardFeatures
+from storage.vectors import vector_column, vector_width, vectors_of
 
 ROW_GROUP_BYTES = 32 * 2**20
 _BUFFER_BYTES = 2**20
@@ -60,7 +61,8 @@ class TokenWriter:
         self._num_waiting = 0
         self._stack = ExitStack()
         self._file: IO[bytes] = self._stack.enter_context(folder.create(path))
-        options = {"compression": "zstd", "compression_level": 3, "write_page_checksum": True, "use_dictionary": False}
+        # As good as random, like embeddings: they are stored as they are.
+        options = {"compression": "none", "write_page_checksum": True, "use_dictionary": False}
         self._parquet = pq.ParquetWriter(self._file, self._schema, **options)
 
     def add(self, chunk: TokenChunk) -> None:
@@ -104,8 +106,7 @@ class TokenWriter:
         end = len(samples_R) - len(samples_R) % self._rows if whole_groups else len(samples_R)
         for start in range(0, end, self._rows):
             stop = min(start + self._rows, end)
-            values = pa.array(tokens[start * self._numbers : stop * self._numbers], pa.float16())
-            column = pa.FixedSizeListArray.from_arrays(values, self._numbers)
+            column = vector_column(tokens[start * self._numbers : stop * self._numbers].reshape(-1, self._numbers))
             self._parquet.write_table(
                 pa.Table.from_arrays([pa.array(samples_R[start:stop], pa.int32()), column], schema=self._schema)
             )
@@ -119,6 +120,7 @@ class StoredTokens(NamedTuple):
 
     folder: Folder
     path: str
+    num_samples: int
     num_tokens: int
     token_width: int
 
@@ -128,17 +130,20 @@ class StoredTokens(NamedTuple):
         Raises:
             ValueError: the file is damaged, or was changed since it was found.
         """
-        rows = max(1, ROW_GROUP_BYTES // (2 * self.num_tokens * self.token_width))
+        rows, num_read = max(1, ROW_GROUP_BYTES // (2 * self.num_tokens * self.token_width)), 0
         try:
             with self.folder.open(self.path) as file:
-                # Unbuffered reads hold a whole row group as it is stored, which earlier versions made of 1,024 images.
+                # Unbuffered reads hold a whole row group as it is stored.
                 parquet = pq.ParquetFile(
                     file, page_checksum_verification=True, buffer_size=_BUFFER_BYTES, pre_buffer=False
                 )
                 for batch in parquet.iter_batches(rows, use_threads=False):
-                    flat = batch["tokens"].flatten().to_numpy(zero_copy_only=False)
-                    tokens_RTC = flat.reshape(len(batch), self.num_tokens, self.token_width)
+                    flat_RF, _ = vectors_of(batch["tokens"])
+                    tokens_RTC = flat_RF.reshape(-1, self.num_tokens, self.token_width)
+                    num_read += len(batch)
                     yield TokenChunk(batch["sample"].to_numpy(), tokens_RTC)
+            if num_read != self.num_samples:  # a turned bit in the footer can end the rows early
+                raise ValueError(f"{num_read} samples were read of {self.num_samples}")
         except _UNREADABLE as error:
             raise ValueError(f"{self.path!r} in the store {self.folder.url!r} is damaged: {error}") from error
 
@@ -156,33 +161,12 @@ def find_tokens(folder: Folder, path: str, features: ShardFeatures) -> StoredTok
             facts, token_width = ShardFacts.model_validate_json(known[FACTS_KEY]), int(known[_WIDTH_KEY])
             if facts != features.facts:
                 return None
-            samples = parquet.read(["sample"])["sample"].to_numpy()
+            samples = parquet.read(["sample"], use_threads=False)["sample"].to_numpy()
             num_tokens = vector_width(parquet.schema_arrow.field("tokens").type) // token_width
     except _UNREADABLE:
         return None
     same = np.array_equal(samples, features.ok_samples)
-    return StoredTokens(folder, path, num_tokens, token_width) if same else None
-
-
-def read_tokens(folder: Folder, path: str, features: ShardFeatures) -> NDArray[np.float16] | None:
-    """Return the stored tokens_NTC of exactly these samples of these bytes, whole; None if there are none such."""
-    found = find_tokens(folder, path, features)
-    if found is None:
-        return None
-    try:
-        chunks = [chunk.tokens_RTC for chunk in found.chunks()]
-    except ValueError:
-        return None
-    return np.concatenate([np.empty((0, found.num_tokens, found.token_width), np.float16), *chunks])
-
-
-def write_tokens(folder: Folder, path: str, features: ShardFeatures) -> int:
-    """Write patch tokens that are all in memory; see `TokenWriter`. Return the size of the file."""
-    assert features.tokens_NTC is not None
-    _, num_tokens, token_width = features.tokens_NTC.shape
-    writer = TokenWriter(folder, path, num_tokens, token_width)
-    writer.add(TokenChunk(features.ok_samples, features.tokens_NTC))
-    return writer.finish(features.facts)
+    return StoredTokens(folder, path, len(samples), num_tokens, token_width) if same else None
 
 
 def has_tokens(folder: Folder, path: str, fingerprint: Fingerprint, max_pixels: int) -> bool:

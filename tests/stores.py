@@ -15,10 +15,11 @@ from schemas.sample import SampleRow, SampleStatus, ShardStatus
 from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
 from storage.models import promote, write_model
-from storage.parts import write_samples
+from storage.parts import ShardFeatures, write_samples
 from storage.runs import StoredRun, part_path, remove_manifest, write_manifest, write_record, write_report
 from storage.score_parts import ScoreColumns, write_scores
 from storage.taxonomies import write_taxonomy
+from storage.tokens import TokenChunk, TokenWriter
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 OK = SampleStatus.OK
@@ -156,3 +157,12 @@ def _columns(shard: Shard) -> ScoreColumns:
         slope=np.ones(len(label_ids)),
         intercept=np.zeros(len(label_ids)),
     )
+
+
+def keep_tokens(folder: Folder, path: str, features: ShardFeatures) -> int:
+    """Write the patch tokens that features hold; return the size of the file."""
+    assert features.tokens_NTC is not None
+    _, num_tokens, token_width = features.tokens_NTC.shape
+    writer = TokenWriter(folder, path, num_tokens, token_width)
+    writer.add(TokenChunk(features.ok_samples, features.tokens_NTC))
+    return writer.finish(features.facts)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.output import Json, Store, print_json, print_lines, store_url
+from flows.cli.output import Json, Store, print_summary, store_url
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,13 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    run: Annotated[str | None, typer.Option("--run", help="A run id.  [default: all runs that the views show]")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            help="A run id, its start, or a dataset: its newest run.  [default: all that the views show]",
+        ),
+    ] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -32,9 +38,4 @@ def audit(
     folder = Folder(store_url(store))
     check_store(folder)
     report = audit_run(folder, run)
-    if as_json:
-        print_json(report)
-    else:
-        print_lines(report.lines())
-    if not report.passed:
-        raise typer.Exit(1)
+    print_summary(report, as_json=as_json)

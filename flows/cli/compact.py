@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.output import Json, Store, print_json, print_lines, store_url
+from flows.cli.output import Json, Store, print_summary, store_url
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def compact(
     run: Annotated[
-        str | None, typer.Option("--run", help="A run's id, or the start of it.  [default: all complete runs]")
+        str | None,
+        typer.Option("--run", help="A run id, its start, or a dataset: its newest run.  [default: all complete]"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be merged; write nothing.")] = False,
     store: Store = None,
@@ -33,9 +34,4 @@ def compact(
     from storage.files import Folder
 
     report = compact_store(Folder(store_url(store)), run, dry_run=dry_run)
-    if as_json:
-        print_json(report)
-    else:
-        print_lines(report.lines())
-    if not report.passed:
-        raise typer.Exit(1)
+    print_summary(report, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.output import Json, print_json, print_lines, say
+from schemas.counts import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +36,7 @@ def pack(
         source,
         to,
         samples_per_shard=samples_per_shard,
-        on_shard=lambda shard, samples: say(f"{shard}: {samples} images"),
+        on_shard=lambda shard, samples: say(f"{shard}: {counted(samples, 'image')}"),
     )
     if as_json:
         print_json(asdict(report))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.output import Json, Store, replaced, store_url
+from flows.environment import end_soon
 from schemas.errors import ConfigError, QueryError
 
 Format = Literal["table", "csv", "json", "parquet"]
@@ -44,6 +45,7 @@ def sql(
 
     Example: clipdecoder sql "select label_id, count(*) from tags group by all order by all"
     """
+    end_soon()
     from storage.catalog import open_catalog
     from storage.query import run_query
     from storage.results import write_result

@@ -114,9 +114,12 @@ def tag(
 def run(request: TagRequest, settings: Settings) -> TagSummary:
     """Carry out a request, through Prefect unless the settings say otherwise, with a progress bar on a terminal.
 
+    Where nothing is left to do and there is no server to be told, Prefect is left out: to start it takes ten seconds.
+
     Raises:
         RequestError: found before any work, and before Prefect is started.
     """
+    from flows.environment import has_server
     from flows.plan import plan_tag
     from flows.progress import progress_bar, watcher
     from flows.run import run_tag_here
@@ -126,7 +129,7 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
     if plan.model.name.partition("+")[0] == "bundled:scenes" and plan.model.checkpoint is None:
         say("bundled:scenes knows coloured shapes only; for photographs: --model open_clip:ViT-B-32/laion2b_s34b_b79k")
     with progress_bar(stderr()):
-        if not settings.orchestrate:
+        if not settings.orchestrate or (plan.done and not has_server()):
             started = time.perf_counter()
             return summarise(run_tag_here(plan, watcher.get()), time.perf_counter() - started)
         from flows.tag import tag as tag_flow

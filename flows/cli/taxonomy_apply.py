@@ -65,9 +65,10 @@ def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
     from flows.apply import ApplySteps, nothing_to_do, run_apply
     from flows.apply_summary import summarise_apply
     from flows.backfill import run_backfill
+    from flows.outcomes import RunOutcome
     from flows.progress import watcher
     from flows.retraining.run import run_retrain
-    from flows.run import RunOutcome, execute_here
+    from flows.run import execute_here
     from flows.training_progress import training_bar, training_watcher
 
     with training_bar(stderr()) as watch:

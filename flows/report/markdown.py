@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from flows.markdown_tables import table
 from flows.report.figures import run_report
+from schemas.counts import counted
 from schemas.errors import ClipdecoderError
 from schemas.report import LabelFigures, ReportRequest, RunReport
 from storage.terminal import visible
@@ -25,8 +27,10 @@ def report_markdown(report: RunReport) -> str:
     run = report.run
     blocks = [
         f"# {_quoted(run.run_id)}",
-        f"{report.samples:,} images in {report.shards.count:,} shards, {report.scored:,} scored, {report.failed:,} "
-        f"failed; {len(report.labels):,} labels, {report.tags:,} tags, {report.untagged:,} pictures without any. "
+        f"{counted(report.samples, 'image')} in {counted(report.shards.count, 'shard')}, {report.scored:,} "
+        f"scored, {report.failed:,} "
+        f"failed; {counted(len(report.labels), 'label')}, {report.tags:,} tags, "
+        f"{counted(report.untagged, 'picture')} without any. "
         f"Model {_quoted(run.model)} ({run.model_id}), scorer {run.scorer}, calibration {run.calibration}.",
         *([report.time.limit] if report.time.limit else ()),
         *_table("Seconds", ("stage", "seconds"), [(k, f"{v:,.1f}") for k, v in report.time.stages.items()]),
@@ -39,10 +43,9 @@ def report_markdown(report: RunReport) -> str:
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
     if rows:
-        lines = [" | ".join(heads), " | ".join("---" for _ in heads), *(" | ".join(row) for row in rows[:_ROWS])]
         more = f"\n\nand {len(rows) - _ROWS:,} more" if len(rows) > _ROWS else ""
         yield f"## {title}"
-        yield "\n".join(f"| {line} |" for line in lines) + more
+        yield "\n".join(table(heads, rows[:_ROWS])) + more
 
 
 def _failures(report: RunReport) -> Iterable[tuple[str, ...]]:
@@ -66,6 +69,6 @@ def _pairs(report: RunReport) -> list[tuple[str, ...]]:
 
 
 def _quoted(text: str) -> str:
-    """Return others' text as code, in which nothing is Markdown; a table's cell ends at its bars and its line."""
-    plain = visible(text).replace("`", "'").replace("|", "\\|").replace("\n", " ")
+    """Return others' text as code, in which nothing is Markdown."""
+    plain = visible(text).replace("`", "'").replace("\n", " ")
     return f"`{plain}`" if plain.strip() else ""

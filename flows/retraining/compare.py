@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from flows.features import shard_features
-from flows.ground_truth import AnnotatedImages, Watch, gather
+from flows.annotated_images import AnnotatedImages
+from flows.features import feature_tagger, shard_features
+from flows.ground_truth import Watch, gather
 from flows.lesson import held_out
 from flows.models import load_recorded
 from flows.retraining.gates import GateCase, HeldOut, Tagged, judge
@@ -228,6 +229,7 @@ def _tags(case: Comparison, canary: Canary, judged: _Judged) -> tuple[NDArray[np
     from clipdecoder.scoring.scores import all_logits
 
     wanted = canary.wanted(case.request.store, case.request, judged.needs())
-    features = shard_features(wanted, canary.ref, judged.model.encoders.image, StageClock())[0]
+    tagger = feature_tagger(judged.model.encoders.image, tokens=wanted.wants_tokens)
+    features = shard_features(wanted, canary.ref, tagger, StageClock())[0]
     scores_CS = judged.scorer.maps.scores(all_logits(features.embeddings_ND, features.tokens_NTC, judged.scorer))
     return features.ok_samples, tags_of(judged.merges.best(scores_CS), judged.thresholds_K)

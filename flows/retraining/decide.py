@@ -17,6 +17,7 @@ from flows.retraining.forgotten import forgotten_labels, forgotten_line
 from flows.train_plan import read_recipe
 from flows.untagged import untagged_line
 from schemas.checkpoint import CheckpointRecord
+from schemas.counts import counted
 from schemas.digests import digest_of
 from schemas.evaluation import Evaluation
 from schemas.manifest import ModelRecord
@@ -220,10 +221,14 @@ class _Case:
         if label_id in self._seen:
             return self._judge_seen(self.precisions.get(label_id), fresh=fresh)
         if positives < needed:
-            return False, f"{positives} positives, {needed} needed"
+            return False, f"{counted(positives, 'positive')}, {needed} needed"
         if not negatives:
-            return False, f"{positives} positives and no negative: pictures without it are needed too"
-        return True, f"{positives} positives and {negatives} negatives, and the current model was not trained on it"
+            return False, f"{counted(positives, 'positive')} and no negative: pictures without it are needed too"
+        return (
+            True,
+            f"{counted(positives, 'positive')} and {counted(negatives, 'negative')}, and the current model "
+            "was not trained on it",
+        )
 
     def _judge_seen(self, precision: float | None, *, fresh: bool) -> tuple[bool, str]:
         bar = self.policy.ap_below

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clipdecoder.judging.metrics import average_precisions, mean_or_nan, number_or_none
 from clipdecoder.judging.tag_changes import Tags, flip_rate, rate_changes
 from flows.evaluation_tables import decimal
+from schemas.counts import counted
 from schemas.manifest import ModelRecord
 from schemas.retraining import Gate, LabelComparison, RetrainPolicy
 
@@ -152,7 +153,8 @@ def _ranking_gate(name: str, limit: float, precisions: _Precisions, group_K: NDA
     if not labels:
         return _unmeasured(name, limit, f"no label {whose} has positives and negatives among the held-out images")
     why = (
-        f"mAP {decimal(before)} -> {decimal(after)} on {labels} labels {whose}, {precisions.images} held-out images"
+        f"mAP {decimal(before)} -> {decimal(after)} on {counted(labels, 'label')} {whose}, "
+        f"{precisions.images} held-out images"
         f"{precisions.note}"
     )
     # A difference at the limit passes: floating point must not decide.

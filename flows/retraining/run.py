@@ -19,6 +19,7 @@ from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_
 from flows.train import TrainWatch, run_train
 from flows.train_plan import TrainPlan, plan_train
 from schemas.config import DEFAULT_MODEL, EncodeOptions, RetrainRequest, TrainRequest
+from schemas.counts import counted
 from schemas.errors import ConfigError, ModelError, RequestError, RunError, StoreError, TaxonomyError
 from schemas.manifest import ModelRecord
 from schemas.retraining import GateReport, RetrainDecision, RetrainOutcome, RetrainPolicy
@@ -208,7 +209,7 @@ def _praise(report: GateReport) -> Iterator[str]:
         gains = _some(
             f"{label.label_id} {percent(label.ap_before)} -> {percent(label.ap_after)} %" for label in learned
         )
-        yield f"learned {len(learned)} labels, with average precision before and after: {gains}"
+        yield f"learned {counted(len(learned), 'label')}, with average precision before and after: {gains}"
     passed, unmeasured = (
         [f"{gate.name} ({gate.why})" for gate in report.gates if gate.passed is verdict] for verdict in (True, None)
     )

@@ -12,6 +12,7 @@ from flows.retraining.summary import decision_lines, gate_rows, outcome_lines
 from flows.taxonomy_cost import TaxonomyCost, cost_of
 from flows.taxonomy_summary import dataset_line
 from flows.untagged import untagged_line
+from schemas.counts import counted
 from schemas.manifest import ModelRecord, Promotion, TaxonomyInForce
 from schemas.record import Record
 from schemas.retraining import GateReport, RetrainDecision, RetrainOutcome
@@ -138,7 +139,7 @@ def _lines(status: TaxonomyStatus) -> Iterator[str]:
     )
     lacking = status.lacking.lacking
     if lacking:
-        yield f"- not scored yet: {len(lacking)} labels; `clipdecoder backfill` scores them"
+        yield f"- not scored yet: {counted(len(lacking), 'label')}; `clipdecoder backfill` scores them"
         yield from (f"- {dataset_line(cost)}" for cost in status.lacking.datasets if cost.labels)
     elif not status.lacking.datasets:
         yield f"- {untagged_line(status.name, status.lacking.known)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from flows.evaluation_tables import decimal, percent
+from flows.markdown_tables import table
+from schemas.counts import counted
 from schemas.retraining import Gate, GateReport, LabelComparison, LabelEvidence, RetrainDecision, RetrainOutcome
 
 GATE_COLUMNS = ("gate", "limit", "before", "after", "verdict")
@@ -44,7 +46,7 @@ def gate_lines(report: GateReport) -> Iterator[str]:
     left = f" ({report.learned_by_current} others left aside: the old model learned from them)"
     yield f"- {report.held_out_images} held-out images" + (left if report.learned_by_current else "")
     if report.canary is not None:
-        yield f"- canary {report.canary}: {report.canary_images} images"
+        yield f"- canary {report.canary}: {counted(report.canary_images, 'image')}"
     yield from (f"- {gate.name}: {gate.why}" for gate in report.gates)
 
 
@@ -117,7 +119,4 @@ def markdown(decision: RetrainDecision, report: GateReport | None = None, outcom
 def _table(columns: Sequence[str], rows: Sequence[dict[str, str]] | Sequence[dict[str, str | int]]) -> Iterator[str]:
     if not rows:
         return
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---|' * len(columns)}"
-    for row in rows:
-        yield f"| {' | '.join(str(row[column]) for column in columns)} |"
+    yield from table(columns, ([row[column] for column in columns] for row in rows))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdecoder.heads.cost import chunk_size, head_bytes, head_flops, query_bytes
+from clipdecoder.heads.cost import chunk_size, head_flops, query_bytes
 from clipdecoder.heads.group_head import GroupHead, build_head
 from clipdecoder.heads.text_query_head import TextQueryHead
 from schemas.errors import ModelError
@@ -202,7 +202,7 @@ def test_a_channel_that_never_moves_and_a_single_label_do_no_harm() -> None:
     assert torch.isfinite(head(x_BTC, queries_KC)).all()
 
 
-def test_flops_are_those_of_the_products_and_bytes_grow_with_labels() -> None:
+def test_flops_are_those_of_the_products() -> None:
     shape = HeadConfig(token_width=768, query_width=512, width=768, feedforward_width=2048, residual=False)
     tokens, labels, width = 49, 1000, 768
     paper = 2 * tokens * 768 * width + 4 * tokens * width**2
@@ -211,7 +211,6 @@ def test_flops_are_those_of_the_products_and_bytes_grow_with_labels() -> None:
     assert head_flops(shape.model_copy(update={"residual": True}), tokens, labels) == paper + labels * 2 * width
     grouped = shape.model_copy(update={"groups": 100, "num_labels": labels})
     assert head_flops(grouped, tokens, labels) < 0.2 * paper
-    assert head_bytes(shape, tokens, 2000) - head_bytes(shape, tokens, 1000) == 1000 * (query_bytes(shape) + 4)
 
 
 def test_a_group_head_is_each_label_read_from_its_groups_query() -> None:

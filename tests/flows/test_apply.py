@@ -62,7 +62,7 @@ def test_one_command_does_all_that_a_change_needs(world: World, tmp_path: Path) 
     assert {label.label_id for label in run.plan.vocabulary} == {"red-circle", UNSEEN, "red-ring"}
     world.tag(store=str(tmp_path / "scratch"))
     assert all(view(world, name) == view(world, name, str(tmp_path / "scratch")) for name in VIEWS)
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_the_second_time_there_is_nothing_to_do(world: World) -> None:

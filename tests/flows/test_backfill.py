@@ -10,8 +10,8 @@ import pytest
 from examples.scenes.render import taxonomy_yaml
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
 from flows.estimate import estimate_tag
+from flows.outcomes import RunOutcome
 from flows.plan import plan_tag
-from flows.run import RunOutcome
 from schemas.config import BackfillRequest
 from schemas.errors import ModelError, StoreError
 from schemas.sample import ShardStatus
@@ -86,7 +86,7 @@ def test_new_labels_come_from_stored_features_and_old_files_stay(world: World, t
     scratch = str(tmp_path / "scratch")
     world.tag(store=scratch)
     assert all(view(world, name) == view(world, name, scratch) for name in VIEWS)
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_reworded_labels_are_scored_again_and_renamed_ones_are_not(world: World, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_each_shard_gets_what_it_lacks(world: World) -> None:
     outcome = backfill(world)
     found = {tuple(label.label_id for label in run.plan.vocabulary): [*run.reports] for run in outcome.runs}
     assert found == {(UNSEEN, "red-ring"): ["00001"], ("red-ring",): ["00000"]}
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_every_dataset_is_filled_as_it_was_tagged(world: World) -> None:
@@ -131,7 +131,7 @@ def test_a_shard_that_was_never_tagged_is_left_to_tagging(world: World) -> None:
     findings = audit_run(Folder(world.store), None).findings
     assert {finding.shard for finding in findings} == {"00002"}
     assert world.tag(labels="new").complete
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_without_features_the_shard_is_read_if_it_is_what_was_tagged(world: World) -> None:
@@ -180,9 +180,9 @@ def test_a_lost_part_and_a_lost_manifest_are_made_again(world: World) -> None:
         path: data for path, (data, _) in before.items()
     }
     (folder / "manifest.json").unlink()
-    assert not audit_run(Folder(world.store), None).passed
+    assert not audit_run(Folder(world.store), None).ok
     assert backfill(world).complete
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_after_a_promotion_every_label_is_scored_by_the_new_model(annotated: AnnotatedWorld, model_id: str) -> None:

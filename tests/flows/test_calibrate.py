@@ -38,7 +38,7 @@ def test_plain_clip_becomes_a_model_with_probabilities(annotated: AnnotatedWorld
     assert outcome.plan.record.scorer == config["scorers"][0]
     old = f"select shard, key, label_id, score, model_id from all_scores where model_id = '{plain}' order by all"
     assert annotated.ask(old) == before, "rows of the old model stay what they are"
-    assert audit_run(Folder(annotated.store), outcome.plan.record.run_id).passed
+    assert audit_run(Folder(annotated.store), outcome.plan.record.run_id).ok
 
 
 def test_a_trained_model_gets_a_new_id_and_keeps_its_weights(annotated: AnnotatedWorld, model_id: str) -> None:

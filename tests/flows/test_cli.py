@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 import typer
 
@@ -206,6 +207,24 @@ def test_compacting_changes_no_answer_and_nothing_that_comes_after(world: World)
     assert broken.returncode == 1 and "`clipdecoder audit` says what is lost" in broken.stdout
 
 
+def test_a_catalog_file_is_written_replaced_and_never_put_over_anything_else(tagged: World, tmp_path: Path) -> None:
+    path, notes = tmp_path / "it's.duckdb", tmp_path / "notes.txt"
+    notes.write_text("precious")
+    words = ("catalog", "--store", tagged.store, "--to")
+    said = clipdecoder(*words, str(path)).stdout
+    assert str(path) in said and "write it anew after a run" in said
+    written = json.loads(clipdecoder(*words, str(path), "--run", "world", "--json").stdout)
+    assert (written["path"], written["bytes"]) == (str(path), path.stat().st_size)
+    with duckdb.connect(str(path), read_only=True) as connection:
+        assert connection.execute("select count(*) from samples").fetchall() == [(10,)]
+    refused = clipdecoder(*words, str(notes))
+    assert refused.returncode == 2 and "--force" in refused.stderr and notes.read_text() == "precious"
+    assert clipdecoder(*words, str(tmp_path / "no" / "x.duckdb")).returncode == 2
+    assert clipdecoder(*words, str(path), "--run", "world", "--model", "x").returncode == 2
+    assert clipdecoder(*words, str(notes), "--force").returncode == 0 and notes.read_bytes() != b"precious"
+    assert sorted(tmp_path.iterdir()) == [path, notes]
+
+
 def test_asking_loads_no_settings_where_nothing_is_set(tagged: World) -> None:
     program = "import sys; from flows.cli import main\ntry: main()\nfinally: sys.stderr.write(repr(set(sys.modules)))"
     words = ["sql", "select 1", "--json"]
@@ -351,7 +370,7 @@ def test_audit_says_what_does_not_hold(world: World) -> None:
     part.write_bytes(part.read_bytes()[:-1])
     done = clipdecoder("audit", "--store", world.store, "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["passed"] is False
+    assert json.loads(done.stdout)["ok"] is False
 
 
 def test_models(world: World) -> None:

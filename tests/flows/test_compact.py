@@ -54,4 +54,4 @@ def test_what_is_tagged_after_a_compaction_is_answered_as_if_there_had_been_none
     world.taxonomy.write_text(taxonomy_text())
     world.tag(floor=0.0, retry_failed=True)
     compact()
-    assert audit_run(folder).passed
+    assert audit_run(folder).ok

@@ -22,7 +22,9 @@ from flows.cli.app import app
 from schemas.annotations import ImportRequest
 from schemas.errors import RequestError, RunError, StoreError
 from schemas.export import TAGS_KEY, ExportManifest
+from storage.catalog import open_catalog
 from storage.files import Folder
+from storage.query import run_query
 from tests.flows.annotated import TRAIN_PICTURES, AnnotatedWorld, scenes
 from tests.flows.disks import NEVER, FullDisk, HookedDisk
 from tests.flows.exports import ALL, contents, export, exported, make_scenes_world, said
@@ -369,6 +371,25 @@ def test_labels_go_into_a_file(tagged: World, tmp_path: Path) -> None:
         export(tagged, ALL, f"{tmp_path}/", format="csv")
 
 
+def test_a_run_alone_with_its_own_tags(tmp_path: Path) -> None:
+    world = make_scenes_world(tmp_path, shards=2)
+    first = world.tag(shards=(str(tmp_path / "shards" / "00000.tar"),))
+    world.tag(floor=0.3)
+    run_id = next(iter(first.reports.values())).run_id
+    done = export(world, "select key, shard from samples", into(tmp_path / "run"), run=run_id)
+    manifest = json.loads(Path(done.manifest or "").read_text())
+    assert done.samples == 5 and manifest["record"]["run_id"] == run_id
+    with open_catalog(world.store, run_id=run_id) as connection:
+        tags = run_query(connection, "select key, label_id from tags").to_pylist()
+    written = {
+        (key, tag["label_id"]) for key, each in exported(*done.files).items() for tag in said(each)[TAGS_KEY]["tags"]
+    }
+    assert written == {(row["key"], row["label_id"]) for row in tags}
+    everything = export(world, "select key, shard from samples", into(tmp_path / "all"))
+    assert everything.samples == 10
+    assert json.loads(Path(everything.manifest or "").read_text())["record"]["run_id"] is None
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +416,8 @@ def test_the_command_refuses_and_fails_by_its_exit_code(tmp_path: Path) -> None:
         (("--sql", ALL, "--to", str(tmp_path / "x.txt")), "unknown suffix '.txt'"),
         (("--sql", "drop table x", "--to", into(tmp_path / "o")), "read-only"),
         (("--sql", ALL, "--to", into(tmp_path / "o"), "--model", "none"), "unknown model 'none'"),
+        (("--sql", ALL, "--to", into(tmp_path / "o"), "--run", "none"), "unknown run 'none'"),
+        (("--sql", ALL, "--to", into(tmp_path / "o"), "--run", "world", "--model", "x"), "leave out --model x"),
     ):
         done = command("--store", world.store, *words)
         assert isinstance(done.exception, RequestError) and message in str(done.exception)

@@ -90,6 +90,25 @@ def test_keys_that_lead_out_of_the_folder_stay_inside(tmp_path: Path) -> None:
     assert all(name.startswith("out/here/") for name in new)
 
 
+@pytest.mark.parametrize(("name", "format"), [("out/labels.csv", "csv"), ("out", "fiftyone")])
+def test_keys_that_differ_by_case_alone_keep_their_own_picture(tmp_path: Path, name: str, format: str) -> None:
+    world = make_world(tmp_path, shards=0)
+    pictures = {"cat/Tom": jpeg(1), "cat/tom": jpeg(2), "CAT/tom": jpeg(3), "dog": jpeg(4)}
+    world.shard("00000", [(f"{key}.jpg", data) for key, data in pictures.items()])
+    world.tag()
+    export(world, to=str(tmp_path / name), format=format, pictures=True)
+    folder = tmp_path / "out"
+    files = [path.relative_to(folder).as_posix() for path in (folder / "data").rglob("*.jpg")]
+    assert len({file.lower() for file in files}) == len(pictures)
+    if format == "csv":
+        with (folder / "labels.csv").open() as file:
+            named = {row["key"]: row["file"] for row in csv.DictReader(file)}
+        assert {key: (folder / path).read_bytes() for key, path in named.items()} == pictures
+    else:
+        said = json.loads((folder / "labels.json").read_bytes())["labels"]
+        assert {(folder / "data" / f"{path}.jpg").read_bytes() for path in said} == {*pictures.values()}
+
+
 def test_pictures_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
     world = make_world(tmp_path, shards=0)
     world.shard("00000", [("a.jpg", jpeg()), ("text.jpg", TEXT_AS_JPEG), ("none.jpg", b"")])

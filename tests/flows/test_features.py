@@ -12,7 +12,7 @@ import pytest
 from clipdecoder.clock import StageClock
 from clipdecoder.encoders.encoder import ImageEncoder
 from clipdecoder.encoders.model import load_image_encoder
-from flows.features import FeatureRequest, shard_features
+from flows.features import FeatureRequest, feature_tagger, shard_features
 from schemas.errors import ShardError
 from schemas.sample import SampleStatus
 from storage.files import Folder
@@ -20,9 +20,10 @@ from storage.ground_truth import read_labels
 from storage.parts import ShardFeatures, features_path, write_features
 from storage.patterns import ShardRef, list_shards
 from storage.side_labels import side_labels, side_labels_path
-from storage.tokens import tokens_path, write_tokens
+from storage.tokens import tokens_path
 from tests.flows.world import World, pictures
 from tests.nasty import TEXT_AS_JPEG
+from tests.stores import keep_tokens
 
 NUM_PICTURES = 11
 KEEP: dict[str, Any] = {"tokens": True, "store_tokens": True}
@@ -46,7 +47,7 @@ def ask(world: World, encoder: ImageEncoder, **changes: Any) -> tuple[ShardFeatu
     """Return the shard's features and how many images were decoded for them."""
     values: dict[str, Any] = {"batch_size": 4, "decode_threads": 2, "max_pixels": 10**6} | changes
     wanted = FeatureRequest(store=world.store, dataset="world", encoder_id=encoder.encoder_id, **values)
-    return shard_features(wanted, only_ref(world), encoder, StageClock())
+    return shard_features(wanted, only_ref(world), feature_tagger(encoder, tokens=wanted.wants_tokens), StageClock())
 
 
 def stored(world: World, kind: str) -> dict[str, bytes]:
@@ -79,7 +80,7 @@ def fail(world: World, encoder: ImageEncoder, *, sample: int, with_tokens: bool)
     folder = Folder(world.store)
     write_features(folder, features_path(encoder.encoder_id, "world", "00000"), poorer)
     if with_tokens:
-        write_tokens(folder, tokens_path(encoder.encoder_id, "world", "00000"), poorer)
+        keep_tokens(folder, tokens_path(encoder.encoder_id, "world", "00000"), poorer)
 
 
 def test_features_are_made_once(shard: World, encoder: ImageEncoder) -> None:
@@ -227,4 +228,4 @@ def test_a_shard_that_is_gone_has_none(shard: World, encoder: ImageEncoder) -> N
         max_pixels=10**6,
     )
     with pytest.raises(ShardError, match="is not there"):
-        shard_features(wanted, ref, encoder, StageClock())
+        shard_features(wanted, ref, feature_tagger(encoder, tokens=False), StageClock())

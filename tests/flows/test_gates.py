@@ -85,7 +85,7 @@ def test_a_model_that_lost_nothing_passes_every_gate() -> None:
     ("changes", "failed", "why"),
     [
         ({"held": held((9, 0, 9, 1), (9, 9, 1, 1))}, "seen_map", "on 2 labels of the old model, 60 held-out images"),
-        ({"held": held((9, 9, 9, 0), (9, 9, 1, 4))}, "novel_map", "on 1 labels that neither model was trained on"),
+        ({"held": held((9, 9, 9, 0), (9, 9, 1, 4))}, "novel_map", "on 1 label that neither model was trained on"),
         (
             {"tagged": Tagged(current_CK=tags(0.5, 0.5, 0, 0), new_CK=tags(0.5, 0.3, 0, 0))},
             "positive_rate",

@@ -12,8 +12,9 @@ import pytest
 
 from clipdecoder.encoders.encoder import ImageEncoder
 from clipdecoder.encoders.model import load_image_encoder
+from flows.annotated_images import AnnotatedImages
 from flows.features import FeatureRequest
-from flows.ground_truth import AnnotatedImages, Source, gather
+from flows.ground_truth import Source, gather
 from flows.scratch import Room
 from schemas.errors import RequestError, RunError
 from storage.annotations import Annotation, read_answers, write_annotations

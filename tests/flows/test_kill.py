@@ -50,7 +50,7 @@ def test_two_at_once_leave_one_correct_result(tmp_path: Path) -> None:
     answers = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert len({json.loads(answer)["run_id"] for answer in answers}) == 1
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
     alone = str(tmp_path / "alone")
     world.tag(store=alone)
     query = "select shard, key, label_id, score from scores order by all"

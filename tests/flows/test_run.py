@@ -9,8 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from flows.outcomes import GroupOutcome
 from flows.plan import TagPlan, plan_tag
-from flows.run import GroupOutcome, Groups, Stop, execute_here, run_tag
+from flows.run import Groups, Stop, execute_here, run_tag
 from flows.summary import summarise
 from schemas.errors import ConfigError, RequestError, RunError, StoreError, TaxonomyError
 from schemas.sample import SampleStatus, ShardStatus
@@ -41,7 +42,7 @@ def test_every_image_member_is_a_row_with_its_reason(world: World) -> None:
     assert [(key, status) for key, status, _ in rows] == [(row.key, row.status) for row in nasty.expected]
     assert all(silent == (status == "ok") for _, status, silent in rows), "a failure says why, a good row is silent"
     assert outcome.complete and outcome.whole, "bad images are rows, and no failure of the run"
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
     scored = world.ask("select distinct sample from scores where shard = 'nasty' order by all")
     assert [ordinal for (ordinal,) in scored] == [i for i, row in enumerate(nasty.expected) if row.status == "ok"]
 
@@ -118,7 +119,7 @@ def test_new_is_all_for_a_shard_that_was_never_tagged_and_nothing_for_the_others
     assert len(first.plan.vocabulary) == len(LABELS)
     rest = world.tag(labels="new")
     assert rest.complete and list(rest.reports) == ["00001"] and len(rest.plan.vocabulary) == len(LABELS)
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
     assert rest.plan.record.run_id != world.tag().plan.record.run_id, "the run of all is about every shard"
 
 
@@ -133,12 +134,12 @@ def test_new_scores_on_each_shard_what_it_lacks(world: World) -> None:
     assert second.complete and decoded(second) == 3 and decoded(grown) == 0
     counted = world.ask("select shard, count(distinct label_id) from scores group by 1 order by 1")
     assert counted == [("00000", 5), ("00001", 5), ("00002", 5)]
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
     assert [summary.run_id for summary in summarise(second, 1.0).more] == [grown.plan.record.run_id]
     world.taxonomy.write_text(taxonomy_text())
     world.shard("00003", pictures(3, 2))
     assert world.tag(labels="new").plan.record.run_id == first.plan.record.run_id, "the same question: the same run"
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_audit_finds_a_shard_that_no_run_of_new_labels_came_to(world: World) -> None:
@@ -153,10 +154,10 @@ def test_a_run_of_new_labels_that_was_killed_before_its_manifest_is_closed(world
     manifest = Path(world.store, "runs", run_id, "manifest.json")
     written = json.loads(manifest.read_text())
     manifest.unlink()
-    assert not audit_run(Folder(world.store), None).passed
+    assert not audit_run(Folder(world.store), None).ok
     assert world.tag(labels="new").plan.vocabulary == ()
     assert json.loads(manifest.read_text()) | {"finished_at": ""} == written | {"finished_at": ""}
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_going_back_to_older_texts_shows_their_scores_again(world: World) -> None:
@@ -226,7 +227,7 @@ def test_rows_of_a_tar_that_is_gone_stay(world: World) -> None:
     world.shard("00002", pictures(2, 2))
     assert world.tag().whole
     assert world.ask("select count(*) from samples") == [(12,)]
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_an_older_process_leaves_what_a_newer_one_did(world: World) -> None:
@@ -241,7 +242,7 @@ def test_an_older_process_leaves_what_a_newer_one_did(world: World) -> None:
     run_tag(old, meanwhile)
     counted = world.ask("select shard, count(*) from samples group by 1 order by 1")
     assert counted == [("00000", 3), ("00001", 4)]
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_a_retried_shard_that_fails_now_is_trouble(world: World) -> None:
@@ -330,7 +331,7 @@ def test_an_empty_tar_is_fine(world: World) -> None:
     world.shard("00002", [])
     outcome = world.tag()
     assert outcome.whole and outcome.reports["00002"].num_samples == 0
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 @pytest.mark.parametrize("cut", [lambda tar: cut_tar(tar, "s2-3.jpg"), without_end])
@@ -390,7 +391,7 @@ def test_one_store_holds_one_dataset_of_a_name(world: World, tmp_path: Path) -> 
         ("other", 10),
         ("world", 10),
     ]
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_a_store_that_cannot_be_written_is_refused(world: World, tmp_path: Path) -> None:
@@ -407,7 +408,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_the_same_command_goes_on(world: 
         world.tag(store=store)
     FullDisk.full_at = NEVER
     assert world.tag(store=store).whole
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
     assert not list(iter_leftovers(Folder(world.store), "")), "a write that failed cleans up after itself"
 
 
@@ -437,10 +438,10 @@ def test_a_flipped_bit_in_features_is_found_or_changes_nothing(world: World) -> 
 def test_a_lost_part_is_made_again(world: World) -> None:
     world.tag()
     next(Path(world.store, "runs").rglob("scores/00001.parquet")).unlink()
-    assert not audit_run(Folder(world.store), None).passed
+    assert not audit_run(Folder(world.store), None).ok
     outcome = world.tag()
     assert list(outcome.reports) == ["00001"] and decoded(outcome) == 0
-    assert audit_run(Folder(world.store), None).passed
+    assert audit_run(Folder(world.store), None).ok
 
 
 def test_shards_and_store_on_s3(world: World, bucket: str) -> None:
@@ -457,7 +458,7 @@ def test_shards_and_store_on_s3(world: World, bucket: str) -> None:
     assert sorted(world.tag(**place).reports) == ["00001", "00002"]
     assert [decoded(world.tag(**place, store_tokens=True)) for _ in range(2)] == [10, 0]
     assert not list(iter_leftovers(Folder(f"{bucket}/store"), ""))
-    assert audit_run(Folder(f"{bucket}/store"), None).passed
+    assert audit_run(Folder(f"{bucket}/store"), None).ok
 
 
 def test_a_store_in_a_bucket_that_is_not_there_is_refused(world: World, bucket: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from clipdecoder.clock import StageClock
 from examples.scenes.render import taxonomy_yaml
 from flows.estimate import estimate_tag
-from flows.features import shard_features
+from flows.features import feature_tagger, shard_features
 from flows.plan import plan_tag
 from flows.run import make_scorer
 from schemas.errors import ConfigError, ModelError, RequestError
@@ -67,7 +67,7 @@ def test_every_scorer_scores_every_label_and_says_so(
     assert annotated.ask("select count(*), count(distinct label_id), min(score) >= 0, max(score) <= 1 from scores") == [
         (TRAIN_PICTURES * len(LABELS), len(LABELS), True, True)
     ]
-    assert audit_run(Folder(annotated.store), outcome.plan.record.run_id).passed
+    assert audit_run(Folder(annotated.store), outcome.plan.record.run_id).ok
 
 
 def test_fused_is_what_a_trained_model_scores_with(annotated: AnnotatedWorld, model_id: str) -> None:
@@ -132,7 +132,7 @@ def test_new_labels_are_scored_from_stored_tokens(annotated: AnnotatedWorld, uns
     assert decoded(images) == TEST_PICTURES
     from_images = annotated.ask("select key, label_id, score from scores", other)
     assert {(key, label_id): score for key, label_id, score in from_images} == from_tokens, "exactly"
-    assert audit_run(Folder(annotated.store), new.plan.record.run_id).passed
+    assert audit_run(Folder(annotated.store), new.plan.record.run_id).ok
 
 
 def test_without_stored_tokens_the_images_are_read_and_embeddings_stay(
@@ -157,7 +157,7 @@ def test_a_retry_with_tokens_visits_only_what_failed(annotated: AnnotatedWorld, 
     assert decoded(first) == TEST_PICTURES + 1 and first.complete
     again = annotated.tag(**both, store_tokens=True, retry_failed=True)
     assert (decoded(again), list(again.reports)) == (1, ["shards/bad"])
-    assert audit_run(Folder(annotated.store), again.plan.record.run_id).passed
+    assert audit_run(Folder(annotated.store), again.plan.record.run_id).ok
 
 
 def test_a_dry_run_measures_and_writes_nothing(annotated: AnnotatedWorld, unstored: dict[str, object]) -> None:
@@ -207,7 +207,8 @@ def test_scores_are_the_models_own(annotated: AnnotatedWorld, model_id: str) -> 
     """What stands in the store is what the loaded checkpoint says of the stored features."""
     plan = plan_tag(annotated.request(floor=0.0))
     scorer = make_scorer(plan)
-    features, _ = shard_features(plan.features(tokens=True), plan.shards[0], scorer.encoder, StageClock())
+    tagger = feature_tagger(scorer.encoder, tokens=True)
+    features, _ = shard_features(plan.features(tokens=True), plan.shards[0], tagger, StageClock())
     logits_RK = scorer.vocabulary.logits(features.embeddings_ND, features.tokens_NTC)
     scores_RK = scorer.vocabulary.maps.scores(logits_RK)
     annotated.tag(floor=0.0)

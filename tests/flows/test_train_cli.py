@@ -201,7 +201,7 @@ def test_a_timm_backbone_with_a_table_of_texts(annotated: AnnotatedWorld, backbo
     for scorer in summary.scorers:
         outcome = annotated.tag(model=summary.model_id, scorer=scorer)
         assert outcome.complete and decoded(outcome) == 0
-        assert audit_run(Folder(annotated.store), outcome.plan.record.run_id).passed
+        assert audit_run(Folder(annotated.store), outcome.plan.record.run_id).ok
     evaluation = annotated.evaluate(model=summary.model_id, novel=annotated.novel).evaluation
     names = [row.scorer for row in evaluation.scorers]
     assert names == ["fused", "decoder", "linear", "ridge", "label_ridge", "constant", "chance"]

@@ -101,11 +101,11 @@ def test_a_whole_run_passes_with_its_counts(world: World) -> None:
     report = audit_run(world.folder)
     counts = RunCounts(run_id="r1", shards=2, images=6, samples=6, ok=4, failed=2, scores=8, shared_keys=1)
     assert report == AuditReport(runs=(counts,), findings=())
-    assert report.passed
+    assert report.ok
     assert report.lines() == [
         "passed: r1: 2 shards, 6 images in them, 6 rows = 4 ok + 2 failed, 8 scores, 1 keys in more than one shard"
     ]
-    assert json.loads(report.model_dump_json())["passed"] is True
+    assert json.loads(report.model_dump_json())["ok"] is True
 
 
 def test_a_truncated_shard_passes_when_the_report_says_so(world: World) -> None:
@@ -114,13 +114,13 @@ def test_a_truncated_shard_passes_when_the_report_says_so(world: World) -> None:
     world.tag()
     report = audit_run(world.folder)
     assert [finding.code for finding in report.findings] == [FindingCode.SHARD_UNREADABLE]
-    assert not report.passed
+    assert not report.ok
     images = report.runs[0].images - 3
     statuses = (OK, EMPTY, OK)[:images]
     scores = {"ant": [0.9, None, 0.2][:images], "bee": [0.5, None, 0.6][:images]}
     keys = ["shared-0", "00-1", "00-2"][:images]
     world.tag(statuses=statuses, scores=scores, keys=keys, status=ShardStatus.TRUNCATED)
-    assert audit_run(world.folder).passed
+    assert audit_run(world.folder).ok
 
 
 def test_parts_must_be_there_and_be_what_was_written(world: World) -> None:
@@ -218,7 +218,7 @@ def test_a_shard_that_is_gone_is_a_warning(world: World) -> None:
     assert [(finding.code.value, finding.shard, finding.warning) for finding in report.findings] == [
         ("shard_gone", "00", True)
     ]
-    assert report.passed and report.runs[0].images == 3
+    assert report.ok and report.runs[0].images == 3
     (world.shards / "01.tar").unlink()
     assert {finding.code.value for finding in audit_run(world.folder).findings} == {"shard_gone", "unlistable"}
 
@@ -233,16 +233,27 @@ def test_shards_without_a_report_and_a_run_without_a_manifest_fail(world: World)
         ("no_report", "01"),
         ("no_report", "02"),
     ]
-    assert not report.passed
+    assert not report.ok
 
 
 def test_leftovers_are_listed_and_harmless(world: World) -> None:
     (world.store / "runs/r1/scores/.tmp-0-00.parquet").write_bytes(b"x")
     report = audit_run(world.folder)
     assert [(finding.code.value, finding.warning) for finding in report.findings] == [("leftover", True)]
-    assert report.passed
+    assert report.ok
     make_run(world.folder, "r2", TAXONOMY, {}, dataset="roads")
     assert FindingCode.LEFTOVER not in {finding.code for finding in audit_run(world.folder, "r2").findings}
+
+
+def test_a_run_is_named_as_by_other_commands(world: World) -> None:
+    make_run(world.folder, "r2-street", TAXONOMY, {}, hours=1)
+    make_run(world.folder, "roads-1", TAXONOMY, {}, dataset="roads")
+    for name, run_id in (("r1", "r1"), ("r2-s", "r2-street"), ("street", "r2-street"), ("roads", "roads-1")):
+        assert run_ids(world.folder, name) == [run_id]
+    with pytest.raises(StoreError, match="may be r1, roads-1, r2-street; write more"):
+        audit_run(world.folder, "r")
+    with pytest.raises(StoreError, match="name is empty; leave it out for the newest, or name one of r1"):
+        audit_run(world.folder, "")
 
 
 def run_ids(folder: Folder, run_id: str | None = None) -> list[str]:
@@ -255,7 +266,7 @@ def test_every_run_that_the_views_show_is_audited(world: World) -> None:
     cows = {name: world.shard(name, scores={"cow": [0.9, None, 0.2]}) for name in ("00", "01")}
     make_run(world.folder, "r2", extended, cows, hours=1, labels=["cow"], **place)
     report = audit_run(world.folder)
-    assert report.passed
+    assert report.ok
     assert [line.partition(" shards")[0] for line in report.lines()] == ["passed: r1: 2", "passed: r2: 2"]
 
     part = world.store / world.report().parts["scores"].path
@@ -289,7 +300,7 @@ def test_the_newest_run_of_each_dataset_is_audited_or_the_one_named(world: World
 def test_a_store_without_runs_does_not_pass(tmp_path: Path) -> None:
     report = audit_run(Folder(str(tmp_path)))
     assert report.lines() == ["FAILED no_run: the store has no run; `clipdecoder tag` makes one"]
-    assert not report.passed
+    assert not report.ok
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
@@ -322,7 +333,7 @@ def test_a_record_that_is_lost_or_torn_is_found(world: World, path: str, damage:
         else:
             file.write_text(file.read_text()[:20])
     report = audit_run(world.folder)
-    assert not report.passed and FindingCode.RECORD in {finding.code for finding in report.findings}
+    assert not report.ok and FindingCode.RECORD in {finding.code for finding in report.findings}
 
 
 def test_a_truncated_shard_is_a_warning(world: World) -> None:

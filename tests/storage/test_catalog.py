@@ -27,6 +27,9 @@ from storage.query import run_query
 from tests.stores import NOON, OK, Shard, make_model, make_run, make_taxonomy
 
 COLUMNS = {
+    "quality": "dataset shard sample key width height megapixels aspect bytes sha256 phash brightness contrast "
+    "sharpness",
+    "duplicates": "dataset shard sample key group_id representative reason cosine",
     "samples": "dataset shard sample key status error width height bytes sha256 run_id",
     "scores": "dataset shard sample key label_id logit score run_id model_id scorer",
     "all_scores": "dataset shard sample key label_id logit score run_id model_id scorer",

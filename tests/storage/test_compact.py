@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from schemas.errors import StoreError
 from schemas.manifest import Fingerprint
 from storage.audit import audit_run
 from storage.catalog import open_catalog
-from storage.compact import compact_store
+from storage.compact import KEPT_FOR, compact_store
+from storage.compacted import find_compacted, write_compacted
 from storage.files import Folder
 from storage.findings import FindingCode
 from tests.stores import Shard, make_model, make_run, make_taxonomy
@@ -70,7 +72,7 @@ def test_answers_stay_and_come_from_few_files(folder: Folder) -> None:
     before = answers(folder)
     report = compact_store(folder)
     (run,) = report.runs
-    assert (run.parts, run.merged, run.files, run.written) == (10, 10, 2, 2) and report.passed
+    assert (run.parts, run.merged, run.files, run.written) == (10, 10, 2, 2) and report.ok
     assert answers(folder) == before
     assert "compacted/scores" in files_read(folder) and "r1/scores/" not in files_read(folder)
     assert "compacted/samples" in files_read(folder, "samples")
@@ -118,18 +120,33 @@ def test_a_query_goes_on_over_files_that_are_no_longer_named(folder: Folder) -> 
         assert connection.execute(QUESTIONS[1]).fetchall() == before
 
 
-def test_files_that_nobody_names_go_after_a_day(folder: Folder) -> None:
+def test_files_that_nobody_names_go_a_day_after_they_were_named_last(folder: Folder) -> None:
     compact_store(folder)
     first = folder.list("runs/r1/compacted")
     make_run(folder, "r1", TAXONOMY, shards(6, 0.8))
     compact_store(folder)
     both = folder.list("runs/r1/compacted")
     for path in both:
-        os.utime(folder.path(path), (0, 0))
+        os.utime(folder.path(path), (0, 0))  # when they were written does not matter
     expected = answers(folder)
     compact_store(folder)
-    assert set(folder.list("runs/r1/compacted")) == set(both) - set(first) and len(both) == 4
-    assert answers(folder) == expected
+    record = find_compacted(folder, "r1")
+    assert folder.list("runs/r1/compacted") == both and len(both) == 4 and list(record.dropped) == sorted(first)
+    long_ago = dict.fromkeys(first, datetime.now(UTC) - KEPT_FOR - timedelta(minutes=1))
+    write_compacted(folder, record.model_copy(update={"dropped": long_ago}))
+    compact_store(folder)
+    assert set(folder.list("runs/r1/compacted")) == set(both) - set(first)
+    assert find_compacted(folder, "r1").dropped == {} and answers(folder) == expected
+
+
+def test_a_file_that_was_never_named_goes_a_day_after_it_was_written(folder: Folder) -> None:
+    compact_store(folder)
+    for name in ("old", "new"):
+        folder.write_bytes(f"runs/r1/compacted/scores/{name}.parquet", b"left by a process that was killed")
+    os.utime(folder.path("runs/r1/compacted/scores/old.parquet"), (0, 0))
+    compact_store(folder)
+    left = [path for path in folder.list("runs/r1/compacted") if path.endswith(("old.parquet", "new.parquet"))]
+    assert left == ["runs/r1/compacted/scores/new.parquet"]
 
 
 @pytest.mark.parametrize("damage", ["lost file", "cut file", "lost record", "torn record"])
@@ -161,7 +178,7 @@ def test_a_part_that_cannot_be_read_is_named_and_the_others_are_merged(folder: F
     part = Path(folder.path("runs/r1/scores/a/00%20x.parquet"))
     part.write_bytes(part.read_bytes()[:-1])
     report = compact_store(folder, file_rows=FEW)
-    assert not report.passed and report.lines()[0].startswith("FAILED runs/r1/scores/a/00%20x.parquet is not what")
+    assert not report.ok and report.lines()[0].startswith("FAILED runs/r1/scores/a/00%20x.parquet is not what")
     assert report.runs[0].files == 3, "all but the one with that part"
 
 

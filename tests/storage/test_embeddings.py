@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -75,21 +76,23 @@ def test_a_damaged_file_is_an_error_that_names_it(folder: Folder, tmp_path: Path
             list(iter_embeddings(folder, "e1", SHARD))
 
 
-def test_embeddings_have_no_dictionary_and_old_files_that_have_one_are_read(folder: Folder, tmp_path: Path) -> None:
+def test_embeddings_are_stored_as_they_are(folder: Folder, tmp_path: Path) -> None:
     wanted = write(folder, [OK, BROKEN, OK])
-    path = tmp_path / PATH
-    (column,) = (
-        pq.read_metadata(path).row_group(0).column(n)
-        for n in range(10)
-        if pq.read_metadata(path).row_group(0).column(n).path_in_schema.startswith("embedding")
-    )
-    assert not column.has_dictionary_page
-    pq.write_table(pq.read_table(path), path, compression="zstd", write_page_checksum=True)
-    assert pq.read_metadata(path).row_group(0).column(9).has_dictionary_page
-    (chunk,) = iter_embeddings(folder, "e1", SHARD)
-    assert chunk.embeddings_ND.tobytes() == wanted.tobytes()
-    features = read_features(folder, PATH, FIRST, 9)
-    assert features is not None and features.embeddings_ND.tobytes() == wanted.tobytes()
+    group = pq.read_metadata(tmp_path / PATH).row_group(0)
+    (column,) = (group.column(n) for n in range(10) if group.column(n).path_in_schema == "embedding")
+    assert (column.compression, column.has_dictionary_page) == ("UNCOMPRESSED", False)
+    cells = pq.read_table(tmp_path / PATH)["embedding"].to_pylist()
+    assert cells[1] is None and np.frombuffer(cells[2], "<f2").tobytes() == wanted[1].tobytes()
+
+
+def test_an_earlier_layout_is_made_again_and_refused_by_a_search(folder: Folder, tmp_path: Path) -> None:
+    wanted = write(folder, [OK, OK])
+    table = pq.read_table(tmp_path / PATH)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(wanted.reshape(-1), pa.float16()), 8)
+    pq.write_table(table.set_column(9, "embedding", lists), tmp_path / PATH, write_page_checksum=True)
+    assert read_features(folder, PATH, FIRST, 9) is None
+    with pytest.raises(StoreError, match="earlier version wrote; remove it, and tag the shard again"):
+        list(iter_embeddings(folder, "e1", SHARD))
 
 
 def test_shards_are_those_that_the_views_show_with_their_newest_bytes(folder: Folder) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import SampleRow, SampleStatus, ShardStatus
-from schemas.tables import tokens_schema
 from storage.files import Folder
 from storage.parts import ShardFeatures, read_features, write_features
 from storage.tokens import (
@@ -20,11 +19,9 @@ from storage.tokens import (
     TokenChunk,
     TokenWriter,
     find_tokens,
-    has_tokens,
-    read_tokens,
     tokens_path,
-    write_tokens,
 )
+from tests.stores import keep_tokens
 
 OK, BROKEN = SampleStatus.OK, SampleStatus.DECODE_ERROR
 PATH = tokens_path("e1", "street", "a/00000")
@@ -67,15 +64,27 @@ def assert_same(found: np.ndarray | None, wanted: np.ndarray | None) -> None:
     assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape) and found.tobytes() == wanted.tobytes()
 
 
+def all_tokens(folder: Folder, path: str, features: ShardFeatures) -> np.ndarray | None:
+    """Return the stored tokens of exactly these samples of these bytes; None if there are none such."""
+    found = find_tokens(folder, path, features)
+    if found is None:
+        return None
+    try:
+        chunks = [chunk.tokens_RTC for chunk in found.chunks()]
+    except ValueError:
+        return None
+    return np.concatenate([np.empty((0, found.num_tokens, found.token_width), np.float16), *chunks])
+
+
 def test_tokens_come_back_bit_for_bit(folder: Folder, tmp_path: Path) -> None:
     assert FEATURES.tokens_NTC is not None
     FEATURES.tokens_NTC[0, 0] = [np.float16(6e-8), -0.0, 65504, np.inf]
-    size = write_tokens(folder, PATH, FEATURES)
+    size = keep_tokens(folder, PATH, FEATURES)
     assert PATH == "tokens/e1/street/a/00000.parquet"
     data = (tmp_path / PATH).read_bytes()
     assert size == len(data)
-    assert_same(read_tokens(folder, PATH, replace(FEATURES, tokens_NTC=None)), FEATURES.tokens_NTC)
-    write_tokens(folder, PATH, FEATURES)
+    assert_same(all_tokens(folder, PATH, replace(FEATURES, tokens_NTC=None)), FEATURES.tokens_NTC)
+    keep_tokens(folder, PATH, FEATURES)
     assert (tmp_path / PATH).read_bytes() == data, "equal tokens, equal bytes"
 
 
@@ -93,7 +102,7 @@ def test_row_groups_are_of_bytes_however_tokens_are_handed_over(
         start += step
     assert not (tmp_path / PATH).exists(), "it has its name when it is whole"
     writer.finish(features.facts)
-    assert_same(read_tokens(folder, PATH, features), features.tokens_NTC)
+    assert_same(all_tokens(folder, PATH, features), features.tokens_NTC)
     assert pq.ParquetFile(tmp_path / PATH).metadata.num_row_groups == -(-sum(steps) // 4)
     found = find_tokens(folder, PATH, features)
     assert found is not None and max([len(c.samples_R) for c in found.chunks()], default=0) <= 4
@@ -107,36 +116,29 @@ def test_tokens_that_are_abandoned_leave_nothing(folder: Folder, tmp_path: Path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_tokens_of_earlier_versions_are_read(folder: Folder, tmp_path: Path) -> None:
-    """They say what they are in the schema, and have row groups of 1,024 samples."""
+def test_tokens_of_another_layout_count_as_none(folder: Folder, tmp_path: Path) -> None:
+    """Earlier versions wrote lists of numbers. Like features, tokens can be made again."""
     assert FEATURES.tokens_NTC is not None
     known = {b"clipdecoder": FEATURES.facts.model_dump_json().encode(), b"token_width": b"4"}
     flat = pa.array(FEATURES.tokens_NTC.reshape(-1), pa.float16())
-    arrays = [pa.array(FEATURES.ok_samples), pa.FixedSizeListArray.from_arrays(flat, 12)]
+    columns = {"sample": FEATURES.ok_samples, "tokens": pa.FixedSizeListArray.from_arrays(flat, 12)}
     (tmp_path / PATH).parent.mkdir(parents=True)
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=tokens_schema(3, 4).with_metadata(known)),
-        tmp_path / PATH,
-        compression="zstd",
-        write_page_checksum=True,
-        use_dictionary=False,
-    )
-    assert_same(read_tokens(folder, PATH, FEATURES), FEATURES.tokens_NTC)
-    assert has_tokens(folder, PATH, FEATURES.facts.fingerprint, FEATURES.facts.max_pixels)
+    pq.write_table(pa.table(columns).replace_schema_metadata(known), tmp_path / PATH, write_page_checksum=True)
+    assert find_tokens(folder, PATH, FEATURES) is None
 
 
 def test_samples_that_failed_have_none(folder: Folder) -> None:
     features = features_of([BROKEN, BROKEN])
-    write_tokens(folder, PATH, features)
-    assert_same(read_tokens(folder, PATH, features), features.tokens_NTC)
+    keep_tokens(folder, PATH, features)
+    assert_same(all_tokens(folder, PATH, features), features.tokens_NTC)
 
 
 def test_tokens_of_stored_features(folder: Folder) -> None:
     write_features(folder, "features.parquet", FEATURES)
-    write_tokens(folder, PATH, FEATURES)
+    keep_tokens(folder, PATH, FEATURES)
     stored = read_features(folder, "features.parquet", FEATURES.facts.fingerprint, FEATURES.facts.max_pixels)
     assert stored is not None and stored.tokens_NTC is None
-    assert_same(read_tokens(folder, PATH, stored), FEATURES.tokens_NTC)
+    assert_same(all_tokens(folder, PATH, stored), FEATURES.tokens_NTC)
 
 
 @pytest.mark.parametrize(
@@ -151,30 +153,30 @@ def test_tokens_of_stored_features(folder: Folder) -> None:
     ],
 )
 def test_of_other_bytes_or_other_samples_there_are_none(other: ShardFeatures, folder: Folder) -> None:
-    write_tokens(folder, PATH, FEATURES)
-    assert read_tokens(folder, PATH, other) is None
+    keep_tokens(folder, PATH, FEATURES)
+    assert all_tokens(folder, PATH, other) is None
 
 
 def test_a_missing_or_damaged_file_counts_as_none(folder: Folder, tmp_path: Path) -> None:
-    assert read_tokens(folder, PATH, FEATURES) is None
-    write_tokens(folder, PATH, FEATURES)
+    assert all_tokens(folder, PATH, FEATURES) is None
+    keep_tokens(folder, PATH, FEATURES)
     whole = (tmp_path / PATH).read_bytes()
     for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:-1], b"x" * 500):
         (tmp_path / PATH).write_bytes(damaged)
-        assert read_tokens(folder, PATH, FEATURES) is None
+        assert all_tokens(folder, PATH, FEATURES) is None
     write_features(folder, PATH, FEATURES)  # another kind of file in its place
-    assert read_tokens(folder, PATH, FEATURES) is None
+    assert all_tokens(folder, PATH, FEATURES) is None
 
 
 def test_a_flipped_bit_is_found_or_changes_nothing(folder: Folder, tmp_path: Path) -> None:
-    write_tokens(folder, PATH, FEATURES)
+    keep_tokens(folder, PATH, FEATURES)
     whole = (tmp_path / PATH).read_bytes()
     found = 0
     for position in range(4, len(whole), 3):
         (tmp_path / PATH).write_bytes(
             whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :]
         )
-        tokens_NTC = read_tokens(folder, PATH, FEATURES)
+        tokens_NTC = all_tokens(folder, PATH, FEATURES)
         found += tokens_NTC is None
         if tokens_NTC is not None:
             assert_same(tokens_NTC, FEATURES.tokens_NTC)
