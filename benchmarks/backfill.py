@@ -34,8 +34,8 @@ from clipdecoder.scoring.branches import Branches, Queries
 from examples.scenes.render import iter_scenes
 from flows.apply import ApplySteps, plan_apply, run_apply
 from flows.backfill import plan_backfill, run_backfill
-from flows.plan import plan_tag
-from flows.run import run_tag_here
+from flows.tagging.plan import plan_tag
+from flows.tagging.run import run_tag_here
 from schemas.config import ApplyRequest, BackfillRequest, TagRequest
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import ShardStatus

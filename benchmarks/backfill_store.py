@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.generated import sample_row
 from clipdecoder.encoders.model import load_model
-from flows.plan import TagPlan, run_record
-from flows.run import run_tag_here
+from flows.tagging.plan import TagPlan, run_record
+from flows.tagging.run import run_tag_here
 from schemas.config import TagRequest
 from schemas.manifest import Fingerprint, ModelRecord, ShardFacts
 from schemas.sample import ShardStatus

@@ -34,7 +34,7 @@ from benchmarks.machine import describe
 from examples.scenes.render import LABELS, iter_scenes, taxonomy_yaml
 from flows.evaluate import plan_evaluation, run_evaluation
 from flows.train import run_train
-from flows.train_plan import plan_train
+from flows.training.plan import plan_train
 from schemas.config import EvaluateRequest, TrainRequest
 from schemas.label_words import LabelWords
 from schemas.sample import MemberCounts

@@ -21,9 +21,9 @@ from clipdecoder.encoders.transforms import ImageTransform
 from clipdecoder.pipes import Crew
 from clipdecoder.scoring.tagger import BatchTagger
 from examples.scenes.render import LABELS, taxonomy_yaml
-from flows.outcomes import RunOutcome
-from flows.plan import plan_tag
-from flows.run import run_tag_here
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.plan import plan_tag
+from flows.tagging.run import run_tag_here
 from schemas.config import MAX_PIXELS, TagRequest, tag_request
 from schemas.manifest import Fingerprint, ShardFacts
 from schemas.sample import MemberCounts, SampleRow, ShardStatus

@@ -27,8 +27,8 @@ from benchmarks.pictures import photos, write_shards
 from benchmarks.rounds import Cost, alternate_costs, cost, median_of
 from benchmarks.stages import LABEL_IDS, Job, MadeUp, compute, decode, feed, read, sink, tag
 from benchmarks.towers import save_random
-from flows.plan import plan_tag
-from flows.run import make_scorer
+from flows.tagging.plan import plan_tag
+from flows.tagging.run import make_scorer
 
 WIDTH, HEIGHT, SHARDS, BATCH = 500, 375, 4, 16
 ENOUGH = 0.95

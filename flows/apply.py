@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
 from flows.models import load_recorded
-from flows.removals import removed_labels
 from flows.retraining.decide import decide
 from flows.retraining.run import run_retrain
-from flows.taxonomy_cost import TaxonomyCost, cost_of, num_ok
+from flows.taxonomies.cost import TaxonomyCost, cost_of, num_ok
+from flows.taxonomies.removals import removed_labels
 from schemas.config import ApplyRequest, BackfillRequest, EncodeOptions, RetrainRequest
 from schemas.errors import RequestError, RunError, TaxonomyError
 from schemas.manifest import ModelRecord

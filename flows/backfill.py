@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flows.outcomes import RunOutcome
-from flows.plan import ShownLabels, TagPlan, Vocabulary, lacking_groups, run_record, unfinished_runs
-from flows.run import Execute, Progress, close_runs, execute_here, run_tag
-from flows.shard_job import ShardTrouble
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.plan import ShownLabels, TagPlan, Vocabulary, lacking_groups, run_record, unfinished_runs
+from flows.tagging.run import Execute, Progress, close_runs, execute_here, run_tag
+from flows.tagging.shard_job import ShardTrouble
 from schemas.checkpoint import Scorer
 from schemas.config import BackfillRequest, TagRequest
 from schemas.manifest import ModelRecord, RunRecord, ShardReport

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel
 
-from flows.annotated_images import AnnotatedImages
-from flows.evaluation_tables import decimal
-from flows.ground_truth import Watch
-from flows.judging import JudgePlan, truth_of, unlearned_images
-from flows.lesson import MIN_IMAGES
-from flows.model_card import model_card
+from flows.evaluation.judging import JudgePlan, truth_of, unlearned_images
+from flows.evaluation.tables import decimal
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.ground_truth import Watch
+from flows.training.lesson import MIN_IMAGES
+from flows.training.model_card import model_card
 from flows.versions import versions
 from schemas.checkpoint import CalibrationRow, Scorer, TrainingData, TrainingSource
 from schemas.config import CalibrateRequest

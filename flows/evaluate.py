@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.annotated_images import AnnotatedImages
-from flows.ground_truth import Watch
-from flows.judging import JudgePlan, plan_judging, scorer_for, truth_of, unlearned_images
+from flows.evaluation.judging import JudgePlan, plan_judging, scorer_for, truth_of, unlearned_images
 from flows.models import choose_scorer
-from flows.train_plan import read_novel
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.ground_truth import Watch
+from flows.training.plan import read_novel
 from flows.versions import versions
 from schemas.checkpoint import Scorer
 from schemas.config import EvaluateRequest
@@ -194,8 +194,8 @@ def _outputs(
 
 
 def _write(plan: EvaluationPlan, evaluation: Evaluation) -> None:
-    from flows.evaluation_page import evaluation_page, wanted_pictures
-    from flows.evaluation_pictures import read_thumbnails
+    from flows.evaluation.page import evaluation_page, wanted_pictures
+    from flows.evaluation.pictures import read_thumbnails
 
     folder, urls = Folder(plan.request.store), {ref.shard: ref.url for ref in plan.judge.found.shards}
     pictures = read_thumbnails(wanted_pictures(evaluation), urls, max_pixels=plan.request.max_pixels)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipdecoder.scoring.nearest import Nearest, nearest
 from flows.models import load_model, load_recorded
-from flows.search_query import Place, embed_picture, embed_texts, find_like, place_of
+from flows.searching.query import Place, embed_picture, embed_texts, find_like, place_of
 from schemas.errors import ConfigError, StoreError, one_of
 from schemas.manifest import ModelRecord
 from schemas.search import FoundTag, SearchHit, SearchRequest, SearchResult

@@ -22,13 +22,13 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from flows.outcomes import GroupOutcome, RunOutcome
-from flows.plan import TagPlan, plan_tag
-from flows.processes import execute_on_all
-from flows.progress import watcher
 from flows.report.markdown import stored_markdown
-from flows.run import Groups, Stop, run_tag, tag_group
-from flows.summary import TagSummary, shard_rows, summarise
+from flows.tagging.outcomes import GroupOutcome, RunOutcome
+from flows.tagging.plan import TagPlan, plan_tag
+from flows.tagging.processes import execute_on_all
+from flows.tagging.progress import watcher
+from flows.tagging.run import Groups, Stop, run_tag, tag_group
+from flows.tagging.summary import TagSummary, shard_rows, summarise
 from schemas.config import TagRequest
 from schemas.errors import ShardError
 from schemas.sample import ShardStatus
@@ -52,7 +52,7 @@ def tag_group_task(plan: TagPlan, refs: tuple[ShardRef, ...]) -> GroupOutcome:
 
 
 def execute_with_prefect(plan: TagPlan, groups: Groups, stop: Stop) -> Iterator[GroupOutcome]:
-    """Run the groups as tasks, a few at a time, and yield each outcome as it comes; see `flows.run.Execute`."""
+    """Run the groups as tasks, a few at a time, and yield each outcome as it comes; see `flows.tagging.run.Execute`."""
     waiting = deque(groups)
     running: list[PrefectFuture[GroupOutcome]] = []
     opaque_plan: Any = quote(plan)  # Prefect would search it for futures, item by item

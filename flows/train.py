@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from flows.ground_truth import Watch, gather
-from flows.lesson import Lesson, prepare_lesson, training_data
-from flows.model_card import model_card
-from flows.train_plan import TrainPlan
-from flows.train_summary import TrainSummary, summarise_training
+from flows.training.ground_truth import Watch, gather
+from flows.training.lesson import Lesson, prepare_lesson, training_data
+from flows.training.model_card import model_card
+from flows.training.plan import TrainPlan
+from flows.training.summary import TrainSummary, summarise_training
 from flows.versions import versions
 from schemas.checkpoint import CheckpointRecord
 from schemas.errors import RunError, StoreError

@@ -12,7 +12,7 @@ from flows.cli.output import Json, Store, print_json, print_lines, print_summary
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillPlan
-    from flows.backfill_summary import BackfillSummary
+    from flows.tagging.backfill_summary import BackfillSummary
     from schemas.config import Settings
 
 
@@ -51,7 +51,7 @@ def backfill(
 
 
 def _show(plan: BackfillPlan, as_json: bool) -> None:
-    from flows.backfill_summary import describe_backfill
+    from flows.tagging.backfill_summary import describe_backfill
 
     planned = describe_backfill(plan)
     if as_json:
@@ -63,9 +63,9 @@ def _show(plan: BackfillPlan, as_json: bool) -> None:
 def _run(plan: BackfillPlan, settings: Settings) -> BackfillSummary:
     """Carry out a plan in this process, through Prefect unless the settings say otherwise, with a bar on a terminal."""
     from flows.backfill import run_backfill
-    from flows.backfill_summary import summarise_backfill
-    from flows.progress import progress_bar, watcher
-    from flows.run import execute_here
+    from flows.tagging.backfill_summary import summarise_backfill
+    from flows.tagging.progress import progress_bar, watcher
+    from flows.tagging.run import execute_here
 
     with progress_bar(stderr()):
         if not settings.orchestrate:

@@ -43,8 +43,8 @@ def calibrate(
     Example: clipdecoder calibrate "annotated/*.tar" --taxonomy taxonomy.yaml --model open_clip:ViT-B-32/openai
     """
     from flows.calibrate import run_calibration
-    from flows.judging import plan_judging
-    from flows.training_progress import stage_bar
+    from flows.evaluation.judging import plan_judging
+    from flows.training.progress import stage_bar
     from schemas.config import CalibrateRequest, make_request
 
     given = {

@@ -11,7 +11,7 @@ _MOST_ROWS = 50
 
 def print_changes(rows: Sequence[Mapping[str, str | None]]) -> None:
     """Print a row for each change, the first of many, on stdout."""
-    from flows.taxonomy_summary import CHANGE_COLUMNS
+    from flows.taxonomies.summary import CHANGE_COLUMNS
 
     if rows:
         print_table(rows[:_MOST_ROWS], CHANGE_COLUMNS)

@@ -47,8 +47,8 @@ def evaluate(
     Example: clipdecoder evaluate "test/*.tar" --taxonomy taxonomy.yaml --model current --novel novel.txt -o evaluation
     """
     from flows.evaluate import plan_evaluation, run_evaluation
-    from flows.evaluation_tables import draw_tables, statement
-    from flows.training_progress import stage_bar
+    from flows.evaluation.tables import draw_tables, statement
+    from flows.training.progress import stage_bar
     from schemas.config import EvaluateRequest, make_request
 
     given = {

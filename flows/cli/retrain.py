@@ -72,7 +72,7 @@ def _run(request: RetrainRequest, settings: Settings) -> RetrainOutcome:
         RequestError: found before any work; a taxonomy that is not in force also before Prefect is started.
     """
     from flows.retraining.run import run_retrain
-    from flows.training_progress import training_bar, training_watcher
+    from flows.training.progress import training_bar, training_watcher
     from storage.files import Folder
     from storage.taxonomies import applied_taxonomy
 

@@ -91,7 +91,7 @@ def _page(output: str | None) -> Path | None:
 
 
 def _write(path: Path, request: SearchRequest, result: SearchResult) -> None:
-    from flows.search_page import search_page
+    from flows.searching.page import search_page
 
     page = search_page(request.store, result)
     with replaced(path) as file:

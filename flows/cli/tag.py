@@ -12,7 +12,7 @@ from flows.cli.orchestration import run_flow
 from flows.cli.output import Json, Store, print_json, print_lines, print_summary, say, stderr, stoppable
 
 if TYPE_CHECKING:
-    from flows.summary import TagSummary
+    from flows.tagging.summary import TagSummary
     from schemas.config import Settings, TagRequest
 
 
@@ -120,10 +120,10 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
         RequestError: found before any work, and before Prefect is started.
     """
     from flows.environment import has_server
-    from flows.plan import plan_tag
-    from flows.progress import progress_bar, watcher
-    from flows.run import run_tag_here
-    from flows.summary import summarise
+    from flows.tagging.plan import plan_tag
+    from flows.tagging.progress import progress_bar, watcher
+    from flows.tagging.run import run_tag_here
+    from flows.tagging.summary import summarise
 
     plan = plan_tag(request)
     if plan.model.name.partition("+")[0] == "bundled:scenes" and plan.model.checkpoint is None:
@@ -138,8 +138,8 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
 
 
 def _estimate(request: TagRequest, as_json: bool) -> None:
-    from flows.estimate import estimate_tag
-    from flows.plan import plan_tag
+    from flows.tagging.estimate import estimate_tag
+    from flows.tagging.plan import plan_tag
 
     estimate = estimate_tag(plan_tag(request))
     if as_json:

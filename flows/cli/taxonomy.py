@@ -11,7 +11,7 @@ from flows.cli.changes import print_changes
 from flows.cli.output import Json, Store, print_json, print_lines, store_url
 
 if TYPE_CHECKING:
-    from flows.taxonomy_cost import TaxonomyCost
+    from flows.taxonomies.cost import TaxonomyCost
     from schemas.taxonomy import Taxonomy
     from schemas.taxonomy_diff import TaxonomyDiff
     from storage.files import Folder
@@ -75,7 +75,7 @@ def diff(
 
     Example: clipdecoder taxonomy diff applied taxonomy.yaml
     """
-    from flows.taxonomy_summary import change_lines, change_rows, cost_lines
+    from flows.taxonomies.summary import change_lines, change_rows, cost_lines
     from schemas.taxonomy_diff import diff_taxonomies
     from storage.files import Folder
     from storage.taxonomies import find_taxonomy
@@ -96,7 +96,7 @@ def diff(
 
 def _cost(folder: Folder, taxonomy: Taxonomy) -> tuple[TaxonomyCost | None, str | None]:
     """Return what scoring the taxonomy would take, or why that is not known: there may be no store yet."""
-    from flows.taxonomy_cost import cost_of
+    from flows.taxonomies.cost import cost_of
     from schemas.errors import StoreError
     from storage.catalog import check_store
 
@@ -109,7 +109,7 @@ def _cost(folder: Folder, taxonomy: Taxonomy) -> tuple[TaxonomyCost | None, str 
 
 def _refused(folder: Folder, taxonomy: Taxonomy, changes: TaxonomyDiff) -> tuple[str, ...]:
     """Return the removed labels that have scores, which `apply` refuses to lose the meaning of."""
-    from flows.removals import removed_labels
+    from flows.taxonomies.removals import removed_labels
     from storage.runs import read_runs
 
     removed = changes.labels("removed")

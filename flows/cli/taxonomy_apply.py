@@ -13,7 +13,7 @@ from flows.cli.output import Json, Store, print_json, print_lines, print_summary
 
 if TYPE_CHECKING:
     from flows.apply import ApplyPlan
-    from flows.apply_summary import ApplySummary
+    from flows.taxonomies.apply_summary import ApplySummary
     from schemas.config import Settings
 
 
@@ -63,13 +63,13 @@ def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
     Starting Prefect takes seconds: where nothing is to be done, there is nothing to show in it either.
     """
     from flows.apply import ApplySteps, nothing_to_do, run_apply
-    from flows.apply_summary import summarise_apply
     from flows.backfill import run_backfill
-    from flows.outcomes import RunOutcome
-    from flows.progress import watcher
     from flows.retraining.run import run_retrain
-    from flows.run import execute_here
-    from flows.training_progress import training_bar, training_watcher
+    from flows.tagging.outcomes import RunOutcome
+    from flows.tagging.progress import watcher
+    from flows.tagging.run import execute_here
+    from flows.taxonomies.apply_summary import summarise_apply
+    from flows.training.progress import training_bar, training_watcher
 
     with training_bar(stderr()) as watch:
 
@@ -90,8 +90,8 @@ def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
 
 
 def _show(plan: ApplyPlan, as_json: bool) -> None:
-    from flows.apply_summary import describe_plan
-    from flows.taxonomy_summary import change_rows
+    from flows.taxonomies.apply_summary import describe_plan
+    from flows.taxonomies.summary import change_rows
 
     planned = describe_plan(plan)
     if as_json:

@@ -74,8 +74,8 @@ def train(
     """
     from clipdecoder.training.distributed import init_from_environment, is_main, shutdown
     from flows.train import run_train
-    from flows.train_plan import plan_train, read_recipe
-    from flows.training_progress import training_bar
+    from flows.training.plan import plan_train, read_recipe
+    from flows.training.progress import training_bar
     from schemas.config import TrainRequest, make_request
 
     recipe = read_recipe(config, {"finetune": _finetune(finetune), "epochs": epochs, "seed": seed})

@@ -13,11 +13,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.apply import ApplyPlan, ApplySteps, plan_apply, run_apply
-from flows.apply_summary import ApplySummary, summarise_apply
 from flows.backfill import BackfillOutcome, BackfillPlan
 from flows.deployed.artifacts import publish_decision
 from flows.deployed.backfill import backfill_as_subflow
 from flows.deployed.retrain import retrain as retrain_flow
+from flows.taxonomies.apply_summary import ApplySummary, summarise_apply
 from schemas.config import ApplyRequest
 from storage.files import Folder
 from storage.taxonomies import digest_in_force

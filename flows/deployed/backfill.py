@@ -11,9 +11,9 @@ from prefect.states import Failed
 from prefect.utilities.annotations import quote
 
 from flows.backfill import BackfillOutcome, plan_backfill, run_backfill
-from flows.backfill_summary import BackfillSummary, summarise_backfill
-from flows.progress import watcher
 from flows.tag import RUNNER, execute_with_prefect
+from flows.tagging.backfill_summary import BackfillSummary, summarise_backfill
+from flows.tagging.progress import watcher
 from schemas.config import BackfillRequest
 from schemas.events import ModelPromoted
 from storage.files import Folder

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.evaluate import EvaluationOutcome, plan_evaluation, run_evaluation
-from flows.evaluation_tables import draw_tables, statement
+from flows.evaluation.tables import draw_tables, statement
 from schemas.config import EvaluateRequest
 from schemas.evaluation import Evaluation
 

@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from flows.deployed.artifacts import publish_decision
 from flows.deployed.events import promotion_event, tell
 from flows.retraining.run import run_retrain
-from flows.training_progress import training_watcher
+from flows.training.progress import training_watcher
 from schemas.config import RetrainRequest
 from schemas.events import ModelPromoted, TaxonomyChanged
 from schemas.retraining import RetrainOutcome

@@ -12,9 +12,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.apply import plan_apply
-from flows.apply_summary import ApplySummary
 from flows.deployed.apply import apply_and_report, ended
 from flows.deployed.events import change_event, tell
+from flows.taxonomies.apply_summary import ApplySummary
 from schemas.config import ApplyRequest
 from schemas.events import GROUND_TRUTH_CHANGED, TAXONOMY_CHANGED, TaxonomyChanged
 from schemas.retraining import RetrainDecision

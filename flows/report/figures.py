@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from flows.stages import limit, total_queues, total_seconds
+from flows.tagging.stages import limit, total_queues, total_seconds
 from schemas.errors import ConfigError, one_of
 from schemas.manifest import ModelRecord, RunRecord, ShardReport
 from schemas.report import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.evaluation_pictures import Place, data_url, read_thumbnails
+from flows.evaluation.pictures import Place, data_url, read_thumbnails
 from flows.report.drawings import draw_histogram, draw_ranks, draw_stages, draw_tags_per_picture
 from schemas.report import ChosenLabel, ReportPicture, ReportRequest, RunReport
 from storage.files import Folder

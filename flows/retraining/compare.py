@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from flows.annotated_images import AnnotatedImages
-from flows.features import feature_tagger, shard_features
-from flows.ground_truth import Watch, gather
-from flows.lesson import held_out
 from flows.models import load_recorded
 from flows.retraining.gates import GateCase, HeldOut, Tagged, judge
 from flows.retraining.merges import Merges
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, sources_of, usable
+from flows.tagging.features import feature_tagger, shard_features
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.ground_truth import Watch, gather
+from flows.training.lesson import held_out
 from schemas.config import RetrainRequest
 from schemas.errors import RequestError, RunError, ShardError, StoreError
 from schemas.manifest import ModelRecord

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
-from flows.evaluation_tables import percent
+from flows.evaluation.tables import percent
 from flows.retraining.evidence import Evidence, read_evidence
 from flows.retraining.forgotten import forgotten_labels, forgotten_line
-from flows.train_plan import read_recipe
-from flows.untagged import untagged_line
+from flows.taxonomies.untagged import untagged_line
+from flows.training.plan import read_recipe
 from schemas.checkpoint import CheckpointRecord
 from schemas.counts import counted
 from schemas.digests import digest_of

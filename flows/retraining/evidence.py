@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from flows.lesson import held_out
-from flows.sample_truth import SampleTruth, TruthFinder
+from flows.training.lesson import held_out
+from flows.training.sample_truth import SampleTruth, TruthFinder
 from schemas.digests import digest_of
 from schemas.errors import RunError, ShardError
 from schemas.manifest import ShardReport

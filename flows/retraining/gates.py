@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipdecoder.judging.metrics import average_precisions, mean_or_nan, number_or_none
 from clipdecoder.judging.tag_changes import Tags, flip_rate, rate_changes
-from flows.evaluation_tables import decimal
+from flows.evaluation.tables import decimal
 from schemas.counts import counted
 from schemas.manifest import ModelRecord
 from schemas.retraining import Gate, LabelComparison, RetrainPolicy

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from flows.evaluation_tables import percent
+from flows.evaluation.tables import percent
 from flows.retraining.compare import Comparison, compare
 from flows.retraining.decide import decide, held_out_labels, recipe_of
 from flows.retraining.evidence import ShardKey
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, find_canary, usable
 from flows.train import TrainWatch, run_train
-from flows.train_plan import TrainPlan, plan_train
+from flows.training.plan import TrainPlan, plan_train
 from schemas.config import DEFAULT_MODEL, EncodeOptions, RetrainRequest, TrainRequest
 from schemas.counts import counted
 from schemas.errors import ConfigError, ModelError, RequestError, RunError, StoreError, TaxonomyError

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from flows.features import FeatureRequest
-from flows.ground_truth import Source
 from flows.retraining.evidence import ShardKey
-from flows.train_plan import Dataset
+from flows.tagging.features import FeatureRequest
+from flows.training.ground_truth import Source
+from flows.training.plan import Dataset
 from schemas.config import EncodeOptions
 from schemas.errors import ConfigError, RunError, ShardError, one_of
 from schemas.manifest import ShardReport

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from flows.retraining.summary import decision_lines, gate_rows, outcome_lines
-from flows.taxonomy_cost import TaxonomyCost, cost_of
-from flows.taxonomy_summary import dataset_line
-from flows.untagged import untagged_line
+from flows.taxonomies.cost import TaxonomyCost, cost_of
+from flows.taxonomies.summary import dataset_line
+from flows.taxonomies.untagged import untagged_line
 from schemas.counts import counted
 from schemas.manifest import ModelRecord, Promotion, TaxonomyInForce
 from schemas.record import Record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from flows.evaluation_tables import decimal, percent
+from flows.evaluation.tables import decimal, percent
 from flows.markdown_tables import table
 from schemas.counts import counted
 from schemas.retraining import Gate, GateReport, LabelComparison, LabelEvidence, RetrainDecision, RetrainOutcome

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from flows.evaluation_pictures import data_url, read_thumbnails
+from flows.evaluation.pictures import data_url, read_thumbnails
 from flows.review.label_studio import LABEL_CONFIG, label_studio_tasks
 from flows.review.page import PICTURE_BYTES, SIZES, review_page
 from flows.review.selection import Task, choose_tasks

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from examples.scenes.render import COLOURS, NEVER_IN_CAPTIONS, iter_scenes, taxonomy_yaml
 from flows.calibrate import CalibrateSummary, run_calibration
 from flows.evaluate import EvaluationOutcome, plan_evaluation, run_evaluation
-from flows.judging import plan_judging
+from flows.evaluation.judging import plan_judging
 from flows.train import run_train
-from flows.train_plan import plan_train
-from flows.train_summary import TrainSummary
+from flows.training.plan import plan_train
+from flows.training.summary import TrainSummary
 from schemas.config import CalibrateRequest, EvaluateRequest, TrainRequest, make_request
 from schemas.training import TrainConfig, train_config
 from storage.pack import pack

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.train_summary import TrainSummary
+from flows.training.summary import TrainSummary
 from tests.flows.annotated import AnnotatedWorld, copy_world, make_annotated_world
 from tests.flows.world import World, make_world
 

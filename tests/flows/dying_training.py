@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from flows.train import TrainWatch, run_train
-from flows.train_plan import plan_train
+from flows.training.plan import plan_train
 from tests.flows.annotated import AnnotatedWorld
 
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from examples.scenes.render import taxonomy_yaml
 from flows.apply import ApplyOutcome, ApplyPlan, ApplySteps, nothing_to_do, plan_apply, run_apply
-from flows.apply_summary import describe_plan, summarise_apply
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
 from flows.cli.app import app
 from flows.retraining.status import store_status
+from flows.taxonomies.apply_summary import describe_plan, summarise_apply
 from schemas.config import ApplyRequest, BackfillRequest, RetrainRequest
 from schemas.errors import RunError, StoreError, TaxonomyError
 from schemas.retraining import RetrainOutcome, RetrainPolicy

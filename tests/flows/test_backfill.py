@@ -9,9 +9,9 @@ import pytest
 
 from examples.scenes.render import taxonomy_yaml
 from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
-from flows.estimate import estimate_tag
-from flows.outcomes import RunOutcome
-from flows.plan import plan_tag
+from flows.tagging.estimate import estimate_tag
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.plan import plan_tag
 from schemas.config import BackfillRequest
 from schemas.errors import ModelError, StoreError
 from schemas.sample import ShardStatus

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.features import FeatureRequest
-from flows.ground_truth import Source, gather
 from flows.models import load_model
 from flows.retraining.evidence import Evidence, read_evidence
+from flows.tagging.features import FeatureRequest
+from flows.training.ground_truth import Source, gather
 from schemas.errors import StoreError
 from schemas.retraining import LabelEvidence, RetrainDecision, RetrainPolicy
 from schemas.training import Missing

@@ -137,7 +137,7 @@ def decision(decision_id: str, taxonomy_digest: str, minutes: int, *, retrain: b
 
 
 def summary_of(made: RetrainDecision, *, put_in_force: bool = False) -> Any:
-    from flows.apply_summary import ApplySummary
+    from flows.taxonomies.apply_summary import ApplySummary
 
     return ApplySummary.model_construct(taxonomy="scenes", decision=made, put_in_force=put_in_force)
 

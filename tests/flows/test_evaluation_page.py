@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.evaluation_drawings import SIDE, curve_path, histogram_bars, reliability_points, wilson_interval
-from flows.evaluation_page import MAX_BARS, MAX_DETAILED, MAX_ROWS, SCORER_MEANINGS, evaluation_page, wanted_pictures
-from flows.evaluation_pictures import data_url, read_thumbnails
-from flows.evaluation_tables import decimal, draw_tables, percent, statement
+from flows.evaluation.drawings import SIDE, curve_path, histogram_bars, reliability_points, wilson_interval
+from flows.evaluation.page import MAX_BARS, MAX_DETAILED, MAX_ROWS, SCORER_MEANINGS, evaluation_page, wanted_pictures
+from flows.evaluation.pictures import data_url, read_thumbnails
+from flows.evaluation.tables import decimal, draw_tables, percent, statement
 from schemas.evaluation import Evaluation, PrecisionRecallCurve, ScoreHistogram, ScorerName
 from tests.flows.evaluations import SHARD_IMAGES, draw_targets, make_evaluation
 from tests.nasty import build_tar, jpeg

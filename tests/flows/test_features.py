@@ -12,7 +12,7 @@ import pytest
 from clipdecoder.clock import StageClock
 from clipdecoder.encoders.encoder import ImageEncoder
 from clipdecoder.encoders.model import load_image_encoder
-from flows.features import FeatureRequest, feature_tagger, shard_features
+from flows.tagging.features import FeatureRequest, feature_tagger, shard_features
 from schemas.errors import ShardError
 from schemas.sample import SampleStatus
 from storage.files import Folder

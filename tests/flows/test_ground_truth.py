@@ -12,10 +12,10 @@ import pytest
 
 from clipdecoder.encoders.encoder import ImageEncoder
 from clipdecoder.encoders.model import load_image_encoder
-from flows.annotated_images import AnnotatedImages
-from flows.features import FeatureRequest
-from flows.ground_truth import Source, gather
 from flows.scratch import Room
+from flows.tagging.features import FeatureRequest
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.ground_truth import Source, gather
 from schemas.errors import RequestError, RunError
 from storage.annotations import Annotation, read_answers, write_annotations
 from storage.files import Folder

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from clipdecoder.encoders.transforms import ImageTransform, Picture
 from clipdecoder.scoring.tagger import BatchTagger, StartedBatch
-from flows.features import FeatureRequest
-from flows.pipeline import run_shards
-from flows.plan import plan_tag
-from flows.reading import ShardReading
-from flows.run import execute_here, make_scorer, tag_group
-from flows.shard_job import Scorer
-from flows.shard_rows import Cells, ShardRows
-from flows.summary import summarise
+from flows.tagging.features import FeatureRequest
+from flows.tagging.pipeline import run_shards
+from flows.tagging.plan import plan_tag
+from flows.tagging.reading import ShardReading
+from flows.tagging.run import execute_here, make_scorer, tag_group
+from flows.tagging.shard_job import Scorer
+from flows.tagging.shard_rows import Cells, ShardRows
+from flows.tagging.summary import summarise
 from schemas.errors import RunError, StoreError
 from schemas.manifest import QueueFacts
 from schemas.sample import SampleStatus, ShardStatus

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows.plan import plan_tag
-from flows.processes import execute_in_processes
+from flows.tagging.plan import plan_tag
+from flows.tagging.processes import execute_in_processes
 from schemas.errors import ConfigError, RunError
 from tests.flows.world import World, make_world
 

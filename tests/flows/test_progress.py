@@ -4,9 +4,9 @@ import io
 
 from rich.console import Console
 
-from flows.plan import plan_tag
-from flows.progress import progress_bar, watcher
-from flows.run import run_tag_here
+from flows.tagging.plan import plan_tag
+from flows.tagging.progress import progress_bar, watcher
+from flows.tagging.run import run_tag_here
 from tests.flows.world import World
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.removals import removed_labels
-from flows.summary import summarise
+from flows.tagging.summary import summarise
+from flows.taxonomies.removals import removed_labels
 from schemas.taxonomy import Taxonomy
 from storage.files import Folder
 from storage.runs import read_runs

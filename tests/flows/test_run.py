@@ -9,10 +9,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from flows.outcomes import GroupOutcome
-from flows.plan import TagPlan, plan_tag
-from flows.run import Groups, Stop, execute_here, run_tag
-from flows.summary import summarise
+from flows.tagging.outcomes import GroupOutcome
+from flows.tagging.plan import TagPlan, plan_tag
+from flows.tagging.run import Groups, Stop, execute_here, run_tag
+from flows.tagging.summary import summarise
 from schemas.errors import ConfigError, RequestError, RunError, StoreError, TaxonomyError
 from schemas.sample import SampleStatus, ShardStatus
 from storage.audit import audit_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.sample_truth import SampleTruth, TruthFinder
+from flows.training.sample_truth import SampleTruth, TruthFinder
 from schemas.taxonomy import Label, Taxonomy
 from storage.annotations import Annotation, read_answers, write_annotations
 from storage.files import Folder

@@ -22,8 +22,8 @@ from clipdecoder.encoders.text_tables import TableText
 from examples.scenes.render import taxonomy_yaml
 from flows.cli.app import app
 from flows.search import run_search
-from flows.search_page import search_page
-from flows.search_query import embed_texts
+from flows.searching.page import search_page
+from flows.searching.query import embed_texts
 from schemas.config import make_request
 from schemas.errors import ClipdecoderError, ConfigError, ModelError, RequestError, StoreError
 from schemas.search import SearchRequest, SearchResult

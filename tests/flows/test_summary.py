@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.estimate import estimate_tag
-from flows.plan import plan_tag
-from flows.run import run_tag_here
-from flows.summary import TagSummary, summarise
+from flows.tagging.estimate import estimate_tag
+from flows.tagging.plan import plan_tag
+from flows.tagging.run import run_tag_here
+from flows.tagging.summary import TagSummary, summarise
 from tests.flows.world import World, make_world, pictures
 from tests.nasty import TEXT_AS_JPEG, build_tar, cut_tar, jpeg
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.plan import plan_tag
+from flows.tagging.plan import plan_tag
 from storage.files import Folder
 from storage.runs import read_runs
 from tests.flows.world import World, make_world, pictures, taxonomy_text

@@ -50,8 +50,8 @@ def test_the_flow_tags_and_leaves_artifacts(prefect_server: None, world: World) 
 
 
 def test_a_run_in_trouble_is_a_failed_state_that_says_why(prefect_server: None, world: World) -> None:
-    from flows.summary import TagSummary
     from flows.tag import tag
+    from flows.tagging.summary import TagSummary
 
     world.raw_shard("00002", b"no tar" * 500)
     state = tag(world.request(), return_state=True)

@@ -12,10 +12,10 @@ import pytest
 
 from clipdecoder.clock import StageClock
 from examples.scenes.render import taxonomy_yaml
-from flows.estimate import estimate_tag
-from flows.features import feature_tagger, shard_features
-from flows.plan import plan_tag
-from flows.run import make_scorer
+from flows.tagging.estimate import estimate_tag
+from flows.tagging.features import feature_tagger, shard_features
+from flows.tagging.plan import plan_tag
+from flows.tagging.run import make_scorer
 from schemas.errors import ConfigError, ModelError, RequestError
 from schemas.tables import ANY_LABEL
 from storage.audit import audit_run

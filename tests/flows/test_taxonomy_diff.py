@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from flows.models import load_model
-from flows.taxonomy_cost import DatasetCost, TaxonomyCost, cost_of
-from flows.taxonomy_summary import change_lines, change_rows, cost_lines
+from flows.taxonomies.cost import DatasetCost, TaxonomyCost, cost_of
+from flows.taxonomies.summary import change_lines, change_rows, cost_lines
 from schemas.errors import StoreError
 from schemas.taxonomy import Label, Taxonomy
 from schemas.taxonomy_diff import diff_taxonomies

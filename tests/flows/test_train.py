@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from flows.train import TrainWatch, run_train
-from flows.train_plan import plan_train, read_novel, read_recipe
+from flows.training.plan import plan_train, read_novel, read_recipe
 from schemas.errors import ConfigError, ModelError, RequestError, RunError, ShardPatternError, StoreError, TaxonomyError
 from schemas.training import train_config
 from storage.files import Folder, iter_leftovers

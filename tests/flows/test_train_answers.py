@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flows.lesson import held_out
 from flows.train import run_train
-from flows.train_plan import Dataset, plan_train
-from flows.train_summary import TrainSummary
+from flows.training.lesson import held_out
+from flows.training.plan import Dataset, plan_train
+from flows.training.summary import TrainSummary
 from schemas.errors import ConfigError, RequestError
 from schemas.sample import SampleRow, SampleStatus
 from storage.annotations import Annotation, write_annotations

@@ -24,7 +24,7 @@ from safetensors.torch import save_file as save_tensors
 
 from clipdecoder.encoders.open_clip_models import BUNDLED
 from flows.cli.app import main
-from flows.plan import plan_tag
+from flows.tagging.plan import plan_tag
 from schemas.errors import RequestError, TaxonomyError
 from storage.audit import audit_run
 from storage.files import Folder

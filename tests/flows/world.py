@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.outcomes import RunOutcome
-from flows.plan import plan_tag
-from flows.run import run_tag_here
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.plan import plan_tag
+from flows.tagging.run import run_tag_here
 from schemas.config import TagRequest, tag_request
 from storage.catalog import open_catalog
 from storage.query import run_query

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from flows.ground_truth import Watch
 from flows.train import TrainWatch
+from flows.training.ground_truth import Watch
 
 if TYPE_CHECKING:
     from clipdecoder.training.report import EpochReport
 
-# Who is told of the steps of a training that runs as a flow in this process; see `flows.progress.watcher`.
+# Who is told of the steps of a training that runs as a flow in this process; see `flows.tagging.progress.watcher`.
 training_watcher: ContextVar[TrainWatch | None] = ContextVar("training_watcher", default=None)
 
 _WORDS = {

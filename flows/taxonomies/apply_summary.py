@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from flows.apply import ApplyOutcome, ApplyPlan
-from flows.backfill_summary import BackfillSummary, summarise_backfill
 from flows.retraining.summary import decision_lines, outcome_lines
-from flows.taxonomy_cost import TaxonomyCost
-from flows.taxonomy_summary import change_lines, cost_lines
+from flows.tagging.backfill_summary import BackfillSummary, summarise_backfill
+from flows.taxonomies.cost import TaxonomyCost
+from flows.taxonomies.summary import change_lines, cost_lines
 from schemas.retraining import RetrainDecision, RetrainOutcome
 from schemas.taxonomy_diff import TaxonomyDiff
 

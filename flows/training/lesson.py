@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.annotated_images import AnnotatedImages
-from flows.train_plan import TrainPlan
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.plan import TrainPlan
 from schemas.checkpoint import TrainingData, TrainingSource
 from schemas.digests import digest_of
 from schemas.errors import RequestError

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.annotated_images import AnnotatedImages
-from flows.features import FeatureRequest
-from flows.ground_truth import Source, Watch, gather
-from flows.lesson import no_negatives
 from flows.models import load_model
-from flows.plan import check_dataset_root, default_name
+from flows.tagging.features import FeatureRequest
+from flows.tagging.plan import check_dataset_root, default_name
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.ground_truth import Source, Watch, gather
+from flows.training.lesson import no_negatives
 from schemas.checkpoint import Scorer
 from schemas.config import JudgeOptions
 from schemas.errors import RequestError

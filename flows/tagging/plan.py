@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows.features import FeatureRequest
 from flows.models import choose_scorer, load_model, load_recorded, stored_model
-from flows.pending import pending_shards
-from flows.removals import removed_labels
+from flows.tagging.features import FeatureRequest
+from flows.tagging.pending import pending_shards
+from flows.taxonomies.removals import removed_labels
 from flows.versions import versions
 from schemas.checkpoint import Scorer
 from schemas.config import TagRequest

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows.features import FeatureKeeper
-from flows.pending import needs_visit
-from flows.pipeline import run_shards
-from flows.plan import TagPlan
-from flows.reading import ShardReading
-from flows.shard_rows import Cells, ShardRows
+from flows.tagging.features import FeatureKeeper
+from flows.tagging.pending import needs_visit
+from flows.tagging.pipeline import run_shards
+from flows.tagging.plan import TagPlan
+from flows.tagging.reading import ShardReading
+from flows.tagging.shard_rows import Cells, ShardRows
 from schemas.manifest import Part, QueueFacts, ShardReport
 from schemas.sample import SampleRow, SampleStatus, ShardStatus
 from storage.files import Folder

@@ -8,7 +8,7 @@ import hashlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.evaluation_pictures import data_url, read_thumbnails
+from flows.evaluation.pictures import data_url, read_thumbnails
 from schemas.config import MAX_PIXELS
 from schemas.search import SearchHit, SearchResult
 from storage.embeddings import embedded_shards

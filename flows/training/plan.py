@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flows.features import FeatureRequest
-from flows.ground_truth import Source
 from flows.models import load_encoders, precise_name
-from flows.plan import check_dataset_root, default_name
+from flows.tagging.features import FeatureRequest
+from flows.tagging.plan import check_dataset_root, default_name
+from flows.training.ground_truth import Source
 from schemas.config import EncodeOptions, TrainRequest
 from schemas.decoding import decoding_name
 from schemas.errors import ConfigError, RequestError, TaxonomyError, one_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from flows.taxonomy_cost import DatasetCost, LabelCost, TaxonomyCost
-from flows.untagged import untagged_line
+from flows.taxonomies.cost import DatasetCost, LabelCost, TaxonomyCost
+from flows.taxonomies.untagged import untagged_line
 from schemas.counts import counted
 from schemas.taxonomy_diff import ChangeKind, LabelChange, TaxonomyDiff
 

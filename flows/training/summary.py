@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from flows.evaluation_tables import decimal, percent
-from flows.lesson import Lesson
-from flows.train_plan import TrainPlan
+from flows.evaluation.tables import decimal, percent
+from flows.training.lesson import Lesson
+from flows.training.plan import TrainPlan
 from schemas.checkpoint import Scorer
 from schemas.counts import counted
 from schemas.manifest import ModelRecord

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from flows.backfill import BackfillOutcome, BackfillPlan
-from flows.outcomes import RunOutcome
-from flows.shard_job import ShardTrouble
-from flows.taxonomy_cost import TaxonomyCost, cost_of
-from flows.taxonomy_summary import dataset_line
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.shard_job import ShardTrouble
+from flows.taxonomies.cost import TaxonomyCost, cost_of
+from flows.taxonomies.summary import dataset_line
 from schemas.counts import counted
 from schemas.sample import SampleStatus
 from storage.files import Folder

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipdecoder.clock import StageClock
-from flows.reading import ShardReading
 from flows.scratch import Pile
-from flows.shard_rows import ShardRows
+from flows.tagging.reading import ShardReading
+from flows.tagging.shard_rows import ShardRows
 from schemas.errors import StoreError
 from schemas.manifest import QueueFacts, ShardFacts
 from storage.files import Folder
@@ -81,7 +81,7 @@ def shard_features(
             remembers any more.
         StoreError: the store cannot be written.
     """
-    from flows.pipeline import run_shards
+    from flows.tagging.pipeline import run_shards
 
     reading = ShardReading(ref=ref, wanted=wanted, clock=clock)
     rows = ShardRows(reading=reading, encoder=tagger.encoder, collect=wanted.wants_tokens, pile=pile)

@@ -23,7 +23,7 @@ from storage.shards import check_bytes, iter_samples
 from storage.tokens import StoredTokens, TokenChunk, find_tokens, tokens_path
 
 if TYPE_CHECKING:
-    from flows.features import FeatureRequest
+    from flows.tagging.features import FeatureRequest
 
 
 class Signal(Enum):

@@ -6,9 +6,9 @@ from collections import Counter
 
 from pydantic import BaseModel
 
-from flows.outcomes import RunOutcome
-from flows.shard_job import ShardTrouble
-from flows.stages import limit, total_queues, total_seconds
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.shard_job import ShardTrouble
+from flows.tagging.stages import limit, total_queues, total_seconds
 from schemas.counts import counted
 from schemas.manifest import QueueFacts
 from schemas.sample import SampleStatus, ShardStatus

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.encoders.predict import NON_FINITE_ERROR
-from flows.reading import SeenSample, ShardReading
 from flows.scratch import Pile
+from flows.tagging.reading import SeenSample, ShardReading
 from schemas.sample import SampleRow, SampleStatus
 from storage.parts import ShardFeatures
 from storage.sample_rows import count_statuses

@@ -18,10 +18,10 @@ import numpy as np
 
 from clipdecoder.encoders.feeding import Feeder, PictureBatch, Source
 from clipdecoder.pipes import Crew, Depth, Pipe
-from flows.batch_sizes import choose_batch_size
 from flows.environment import usable_cores
-from flows.reading import Signal
-from flows.shard_rows import Rows, ShardRows
+from flows.tagging.batch_sizes import choose_batch_size
+from flows.tagging.reading import Signal
+from flows.tagging.shard_rows import Rows, ShardRows
 from schemas.errors import ShardError
 from schemas.manifest import QueueFacts
 from schemas.sample import SampleStatus
@@ -29,7 +29,7 @@ from storage.tokens import TokenChunk
 
 if TYPE_CHECKING:
     from clipdecoder.scoring.tagger import BatchTagger, StartedBatch, TaggedBatch
-    from flows.features import FeatureRequest
+    from flows.tagging.features import FeatureRequest
 
 STARTED = 2  # batches on the device: one is computed while the other is copied, or its rows are sorted out
 WRITE_BYTES = 64 * 2**20

@@ -15,14 +15,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.environment import share_processors, usable_cores
-from flows.outcomes import GroupOutcome
-from flows.plan import TagPlan
-from flows.run import Execute, Groups, Stop, tag_group
+from flows.tagging.outcomes import GroupOutcome
+from flows.tagging.plan import TagPlan
+from flows.tagging.run import Execute, Groups, Stop, tag_group
 from schemas.errors import RunError
 
 
 def execute_on_all(plan: TagPlan, groups: Groups, stop: Stop, otherwise: Execute) -> Iterator[GroupOutcome]:
-    """Run groups on every device that the request names, else by `otherwise`; see `flows.run.Execute`."""
+    """Run groups on every device that the request names, else by `otherwise`; see `flows.tagging.run.Execute`."""
     if len(groups) <= 1:
         return otherwise(plan, groups, stop)
     from clipdecoder.encoders.model import list_devices
@@ -34,7 +34,7 @@ def execute_on_all(plan: TagPlan, groups: Groups, stop: Stop, otherwise: Execute
 
 
 def execute_in_processes(plan: TagPlan, groups: Groups, stop: Stop, devices: Sequence[str]) -> Iterator[GroupOutcome]:
-    """Run groups in one process for each device, and yield each outcome as it comes; see `flows.run.Execute`.
+    """Run groups in one process for each device, and yield each outcome as it comes; see `flows.tagging.run.Execute`.
 
     Raises:
         RunError: a process died; what is done stays done.

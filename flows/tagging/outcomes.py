@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flows.plan import TagPlan
-from flows.shard_job import ShardTrouble
+from flows.tagging.plan import TagPlan
+from flows.tagging.shard_job import ShardTrouble
 from schemas.manifest import ShardReport
 from schemas.sample import SampleStatus, ShardStatus
 

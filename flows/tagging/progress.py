@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.outcomes import RunOutcome
-from flows.run import Progress as Watcher
+from flows.tagging.outcomes import RunOutcome
+from flows.tagging.run import Progress as Watcher
 from schemas.counts import counted
 from schemas.sample import SampleStatus
 

@@ -13,7 +13,7 @@ from storage.runs import finished_reports
 from storage.tokens import has_tokens, tokens_path
 
 if TYPE_CHECKING:
-    from flows.plan import TagPlan
+    from flows.tagging.plan import TagPlan
 
 _READERS = 16  # looking at a file of an object store is a round trip
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 
-from flows.outcomes import GroupOutcome, RunOutcome, count_statuses, exceeds_budget
-from flows.pending import pending_shards
-from flows.plan import TagPlan, begin_run, load_planned_model
-from flows.shard_job import Scorer, Statuses, tag_shards
-from flows.stages import total_seconds
+from flows.tagging.outcomes import GroupOutcome, RunOutcome, count_statuses, exceeds_budget
+from flows.tagging.pending import pending_shards
+from flows.tagging.plan import TagPlan, begin_run, load_planned_model
+from flows.tagging.shard_job import Scorer, Statuses, tag_shards
+from flows.tagging.stages import total_seconds
 from schemas.errors import RunError, StoreError
 from schemas.manifest import RunManifest, ShardReport
 from schemas.sample import SampleStatus
@@ -100,7 +100,7 @@ def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progre
 
 def run_tag_here(plan: TagPlan, progress: Progress = lambda outcome: None) -> RunOutcome:
     """Carry out a plan without an orchestrator: in this process, or in one for each of several devices."""
-    from flows.processes import execute_on_all
+    from flows.tagging.processes import execute_on_all
 
     return run_tag(plan, partial(execute_on_all, otherwise=execute_here), progress)
 

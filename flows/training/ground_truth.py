@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from flows.annotated_images import AnnotatedImages
-from flows.features import FeatureRequest, feature_tagger, shard_features
-from flows.sample_truth import SampleTruth, TruthFinder
 from flows.scratch import Pile, Room
+from flows.tagging.features import FeatureRequest, feature_tagger, shard_features
+from flows.training.annotated_images import AnnotatedImages
+from flows.training.sample_truth import SampleTruth, TruthFinder
 from schemas.errors import RequestError, RunError, ShardError
 from schemas.sample import MemberCounts, SampleRow, SampleStatus
 from schemas.taxonomy import Taxonomy

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from flows.batch_sizes import choose_batch_size
-from flows.pending import pending_shards
-from flows.plan import TagPlan
-from flows.run import make_scorer
-from flows.shard_job import Scorer, ShardTrouble, Trial, tag_shards
-from flows.stages import limit
+from flows.tagging.batch_sizes import choose_batch_size
+from flows.tagging.pending import pending_shards
+from flows.tagging.plan import TagPlan
+from flows.tagging.run import make_scorer
+from flows.tagging.shard_job import Scorer, ShardTrouble, Trial, tag_shards
+from flows.tagging.stages import limit
 from schemas.counts import counted
 from schemas.manifest import ShardReport
 from schemas.sample import ShardStatus

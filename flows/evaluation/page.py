@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from flows.evaluation_drawings import SIDE, ReliabilityPoint, curve_path, histogram_bars, reliability_points
-from flows.evaluation_pictures import Place, data_url
-from flows.evaluation_tables import (
+from flows.evaluation.drawings import SIDE, ReliabilityPoint, curve_path, histogram_bars, reliability_points
+from flows.evaluation.pictures import Place, data_url
+from flows.evaluation.tables import (
     Column,
     calibration_columns,
     compared_scorers,

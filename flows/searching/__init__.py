@@ -1,0 +1,1 @@
+"""A search over stored embeddings: what is looked for, and the page of what was found."""
