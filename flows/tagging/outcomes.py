@@ -63,8 +63,8 @@ class RunOutcome:
 
     @property
     def finished(self) -> bool:
-        """Whether every shard of this run has its rows."""
-        return len(self.all_reports) == len(self.plan.shards)
+        """Whether every shard of this run has its rows; where no label is scored, no shard is visited."""
+        return not self.plan.vocabulary or len(self.all_reports) == len(self.plan.shards)
 
     @property
     def complete(self) -> bool:

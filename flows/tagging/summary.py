@@ -29,6 +29,7 @@ class TagSummary(BaseModel):
     promoted: bool  # whether `scores` and `tags` show this model
     calibration: str
     labels: int
+    retired: bool  # whether the taxonomy has no label that is scored, new or not
     shards: int
     tagged: int  # shards done this time
     resumed: int  # shards that were done before
@@ -52,8 +53,10 @@ class TagSummary(BaseModel):
     def lines(self) -> list[str]:
         """Return the summary as Markdown lines, readable as plain text."""
         if not self.labels:
+            every_label = "every label of the taxonomy is retired; nothing is scored, and `tags` shows none"
+            no_new_label = "no label is new; every one is scored on every tagged shard"
             return [
-                f"dataset {self.dataset}: no label is new; every one is scored on every tagged shard",
+                f"dataset {self.dataset}: {every_label if self.retired else no_new_label}",
                 *(f"- next: {step}" for step in self.next_steps),
             ]
         failed = Counter(self.statuses)
@@ -107,6 +110,7 @@ def summarise(outcome: RunOutcome, wall_seconds: float) -> TagSummary:
         promoted=promotion is not None and promotion.model_id == record.model_id,
         calibration=record.calibration,
         labels=len(outcome.plan.vocabulary),
+        retired=not outcome.plan.taxonomy.vocabulary(),
         shards=len(outcome.plan.shards),
         tagged=len(now),
         resumed=len(outcome.all_reports) - len(now),
@@ -188,7 +192,7 @@ def _next_steps(outcome: RunOutcome, *, promoted: bool) -> list[str]:
             "the store has scores of them, which `tags` does not show: write them as retired: true, or merged_into "
             "another label"
         )
-    if not promoted:
+    if outcome.plan.vocabulary and not promoted:
         steps.append(
             f"`scores` and `tags` show another model; show this one with `clipdecoder models promote "
             f"{outcome.plan.record.model_id}`"

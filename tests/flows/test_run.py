@@ -100,6 +100,19 @@ def test_new_labels_read_no_image(world: World) -> None:
     assert "no label is new" in summarise(again, 0.1).lines()[0]
 
 
+def test_a_taxonomy_whose_labels_are_all_retired_scores_nothing_and_is_no_failure(world: World) -> None:
+    world.tag()
+    retired = "".join(f"  - {{id: {label}, name: {label}, retired: true}}\n" for label in LABELS)
+    world.taxonomy.write_text(f"name: t\nlabels:\n{retired}")
+    outcome = world.tag()
+    said = summarise(outcome, 0.1)
+    assert outcome.whole and said.ok and not said.next_steps
+    assert said.lines() == [
+        "dataset world: every label of the taxonomy is retired; nothing is scored, and `tags` shows none"
+    ]
+    assert world.ask("select count(*) from tags") == [(0,)]
+
+
 def test_new_labels_score_as_if_they_had_been_there(world: World, tmp_path: Path) -> None:
     world.tag()
     world.taxonomy.write_text(taxonomy_text((*LABELS, "black-moon")))
