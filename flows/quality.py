@@ -147,18 +147,26 @@ def _measure(crew: Crew, shards: Sequence[EmbeddedShard], request: QualityReques
 
 
 def _read(measuring: _Measuring, files: Pipe[tuple[_Measuring, int, bytes]]) -> None:
-    """Hand on the pictures of a shard. One that is cut has those before the cut, as it has when it is tagged."""
+    """Hand on the pictures of a shard that has the bytes that were tagged, before they are read and afterwards."""
     shard = measuring.shard
     try:
         check_bytes(shard.url, shard.fingerprint)
-        for sample in iter_samples(shard.url, MemberCounts()):
+        _hand_on(measuring, files)
+        check_bytes(shard.url, shard.fingerprint)
+    except ShardError as error:
+        measuring.failure = error
+    measuring.pending.close()
+
+
+def _hand_on(measuring: _Measuring, files: Pipe[tuple[_Measuring, int, bytes]]) -> None:
+    try:
+        for sample in iter_samples(measuring.shard.url, MemberCounts()):
             if sample.status is SampleStatus.OK:
                 measuring.pending.begin()
                 files.put((measuring, sample.sample, sample.data), sample.num_bytes)
     except ShardError as error:
-        if error.status is not ShardStatus.TRUNCATED:
-            measuring.failure = error
-    measuring.pending.close()
+        if error.status is not ShardStatus.TRUNCATED:  # a shard that is cut has what stands before the cut, as in a run
+            raise
 
 
 def _decode(measuring: _Measuring, sample: int, data: bytes, max_pixels: int) -> None:

@@ -143,6 +143,12 @@ class DuplicatesSummary(Record):
                 f"{lacking:,} samples have no embedding by the encoder of model {self.model_id}; "
                 f"`clipdecoder backfill --model {self.model_id}` makes them"
             )
+        unhashed = facts.samples - self.record.hashed
+        if facts.max_phash is not None and unhashed:
+            lines.append(
+                f"{unhashed:,} samples have no perceptual hash: `clipdecoder quality` makes them, but for pictures of "
+                "one colour"
+            )
         lines += [f"left out: {reason}" for reason in self.record.unreadable]
         lines.append(
             'without copies: clipdecoder export --to "subset/{:05d}.tar" --sql "select dataset, shard, key '

@@ -109,5 +109,7 @@ def _is_catalog(path: Path) -> bool:
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
             return connection.execute(f"SELECT * FROM {INFO} LIMIT 0").description is not None
-    except duckdb.Error:
+    except duckdb.Error as error:
+        if "lock on file" in str(error):
+            raise ConfigError(f"--to {str(path)!r} is open in another program; close it there") from None
         return False

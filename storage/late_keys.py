@@ -22,8 +22,10 @@ _OF_ONE_ROW = frozenset(
 _FUNCTIONS = frozenset("+ - * / // % ~~ !~~ ~~* !~~* || abs coalesce concat greatest least lower round upper".split())
 _NOTHING_ELSE = ("group_expressions", "group_sets", "having", "sample", "qualify")
 
-# Columns of these views have names that no other view has, so nothing in the query becomes ambiguous.
+# Columns of these views have names that no other view has, so nothing in the query becomes ambiguous. A query that has
+# one of them stays as it is, and is refused.
 KEYS, KEYS_OF_RUNS = "internal.keys", "internal.keys_of_runs"
+_OTHER_NAMES = frozenset(("the dataset", "the run", "the shard", "the sample"))
 _ON = '"the shard" = shard AND "the sample" = sample'
 LATE_VIEWS = {
     KEYS: 'SELECT dataset AS "the dataset", shard AS "the shard", sample AS "the sample", key FROM samples',
@@ -107,7 +109,7 @@ def _is_plain(node: Node, table: str) -> bool:
         return False
     names = [name.lower() for name in node.get("column_names", ())]
     # The table's own name as a column would be the whole row; of three names one is a schema, or a field.
-    return "key" not in names and names != [table] and len(names) <= 2
+    return not {"key", *_OTHER_NAMES}.intersection(names) and names != [table] and len(names) <= 2
 
 
 def _orders_by_columns(order: Node, items: Sequence[Node]) -> bool:

@@ -14,14 +14,16 @@ FROM samples s LEFT JOIN internal.statistics q ON q.dataset = s.dataset AND q.sh
 WHERE s.status = 'ok'
 """
 
-# Of the bytes that were compared; and a group whose representative has changed since says nothing about the others.
+# Of the bytes that were compared. A group whose representative has changed since says nothing about the others, and one
+# of which nothing but the representative is left is none.
 _DUPLICATES = """
 WITH alive AS (
     SELECT d.dataset, d.shard, d.sample, s.key, d.group_id, d.representative, d.reason, d.cosine
     FROM internal.duplicates d JOIN samples s
         ON s.dataset = d.dataset AND s.shard = d.shard AND s.sample = d.sample AND s.sha256 = d.sha256
 )
-SELECT * FROM alive WHERE group_id IN (SELECT group_id FROM alive WHERE representative)
+SELECT * FROM alive WHERE group_id IN (
+    SELECT group_id FROM alive GROUP BY group_id HAVING bool_or(representative) AND count(*) > 1)
 """
 
 

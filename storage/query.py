@@ -160,15 +160,24 @@ def _checked(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
         raise QueryError(f"{_READ_ONLY}; a PIVOT needs its values: PIVOT tags ON label_id IN ('cat', 'dog') USING ...")
     if statement.type is not duckdb.StatementType.SELECT:
         raise QueryError(f"{statement.type.name.replace('_', ' ')} refused: {_READ_ONLY}")
-    tree = _parsed(connection, statement.query)
+    try:
+        return explain + _sooner(connection, statement.query)
+    except RecursionError:
+        raise QueryError(
+            "the query is nested too deeply to be checked; ask for long sums and chains in parts"
+        ) from None
+
+
+def _sooner(connection: duckdb.DuckDBPyConnection, select: str) -> str:
+    """Return a query with the same answer that asks for keys where they are wanted, and as late as may be.
+
+    Raises:
+        QueryError: it does more than select.
+    """
+    tree = _parsed(connection, select)
     written = _writing_nodes(tree)
     if written:
         raise QueryError(f"{written} inside WITH refused: {_READ_ONLY}")
-    return explain + _sooner(connection, statement.query, tree)
-
-
-def _sooner(connection: duckdb.DuckDBPyConnection, select: str, tree: Any) -> str:
-    """Return a query with the same answer that asks for keys where they are wanted, and as late as may be."""
     late = with_late_keys(tree, partial(_parsed, connection))
     if late is None:
         return without_keys(select, tree)

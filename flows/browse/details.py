@@ -12,6 +12,7 @@ from typing import Any
 from flows.browse.catalogs import BrowsedLabel, Catalog
 from flows.browse.filters import Filter, Place
 from flows.browse.grid import Picture, among, describe, find_page
+from schemas.errors import StoreError
 
 BINS = 1000  # of a histogram: the steps of the slider
 EDGE = 12  # pictures shown on each side of a threshold
@@ -160,9 +161,12 @@ def said_of(catalog: Catalog, picture: Picture) -> list[Said]:
 
 
 def facts_of(catalog: Catalog, picture: Picture) -> Facts | None:
-    """Return what a picture is like; None, where it cannot be decoded."""
+    """Return what a picture is like; None, where it cannot be decoded, or its statistics were replaced meanwhile."""
     asked = {"dataset": picture.dataset, "shard": picture.shard, "sample": picture.sample}
-    return next((Facts(**row) for row in catalog.ask(_FACTS, asked)), None)
+    try:
+        return next((Facts(**row) for row in catalog.ask(_FACTS, asked)), None)
+    except StoreError:  # `clipdecoder quality` removes what a shard had before; the picture is shown without
+        return None
 
 
 def copies_of(catalog: Catalog, picture: Picture) -> list[Picture]:

@@ -60,3 +60,15 @@ class FullDisk(HookedDisk):
         super().step()
         if self.steps >= self.full_at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class CuttingDisk(HookedDisk):
+    """Where `cuts` is set, a file that is opened is cut in half by somebody else before it is read."""
+
+    protocol = "cutting"
+    cuts = False
+
+    def _open(self, path: str, *arguments: Any, **options: Any) -> Any:
+        if self.cuts:
+            os.truncate(path, os.path.getsize(path) // 2)
+        return super()._open(path, *arguments, **options)

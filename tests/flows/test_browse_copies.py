@@ -15,7 +15,7 @@ from flows.duplicates import run_duplicates
 from flows.quality import run_quality
 from schemas.curation import DuplicatesRequest, QualityRequest
 from tests.flows.browsing import Page, browsing
-from tests.flows.world import make_world
+from tests.flows.world import make_world, pictures
 from tests.nasty import jpeg
 
 
@@ -66,6 +66,21 @@ def test_a_picture_says_what_it_is_like_and_what_is_like_it(page: Page) -> None:
     assert any("sample=0" in link for link in links) and all("sample=1&" not in link for link in links)
     assert "label=red-circle" in links[0] and page.html(links[0])
     assert "Nearly the same" not in page.html("/picture?dataset=world&shard=00001&sample=2")  # it is no picture
+
+
+def test_a_picture_is_shown_when_its_shard_was_measured_anew_since(tmp_path: Path) -> None:
+    world = make_world(tmp_path, shards=1, images=2)
+    world.tag(floor=0.0)
+    run_quality(QualityRequest(store=world.store))
+    with browsing(world.store, tmp_path / "cache") as page:
+        page.html("/")
+        world.shard("00000", pictures(7, 3))
+        world.tag(floor=0.0)
+        run_quality(QualityRequest(store=world.store))
+        where = "/picture?dataset=world&shard=00000&sample=0"
+        assert "Sharpness" not in page.html(where)
+        page.post("/api/refresh", {})
+        assert "Sharpness" in page.html(where)
 
 
 def test_a_store_without_statistics_says_how_to_make_them(tmp_path: Path) -> None:

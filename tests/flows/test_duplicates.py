@@ -151,6 +151,23 @@ def test_groups_are_out_of_date_when_a_shard_was_tagged_since(tmp_path: Path) ->
     assert world.ask("select key, group_id from duplicates where representative order by key") == names
 
 
+def test_a_group_of_which_one_is_left_is_none(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=3)
+    world.shard("00002", pictures(0, 3))
+    world.tag()
+    find(world)
+    world.shard("00002", pictures(5, 4))
+    world.tag()
+    assert world.ask("from duplicates") == []
+
+
+def test_hashes_that_are_asked_for_and_not_there_are_said(tmp_path: Path) -> None:
+    world = make_world(tmp_path, shards=1)
+    world.tag()
+    assert "5 samples have no perceptual hash: `clipdecoder quality`" in "\n".join(find(world, max_phash=4).lines())
+    assert "perceptual" not in "\n".join(find(world).lines())
+
+
 def test_samples_without_an_embedding_are_compared_by_their_bytes_alone(own: World) -> None:
     (model,) = read_models(Folder(own.store)).values()
     shutil.rmtree(Path(own.store, "features", model.encoder_id, "train"))

@@ -28,7 +28,7 @@ from storage.audit import audit_run
 from storage.files import Folder
 from storage.findings import FindingCode
 from tests.flows.copies import held_out_members, make_copies_world, train_members
-from tests.flows.disks import NEVER, FullDisk
+from tests.flows.disks import NEVER, CuttingDisk, FullDisk
 from tests.flows.world import World, make_world, pictures
 from tests.nasty import build_tar
 
@@ -159,6 +159,19 @@ def test_a_shard_that_is_gone_changed_or_cut_costs_itself_alone(tmp_path: Path) 
     measured = world.ask("select shard, count(*) = count(sharpness) from quality group by all order by all")
     assert measured == [("00000", False), ("00001", False), ("00002", True), ("00003", True)]
     assert "not measured: world/00000: missing" in "\n".join(summary.lines())
+
+
+def test_a_shard_that_is_written_over_while_it_is_read_is_not_measured(tmp_path: Path) -> None:
+    world = make_world(tmp_path, shards=1)
+    fsspec.register_implementation("cutting", CuttingDisk, clobber=True)
+    world.tag(shards=(f"cutting://{tmp_path}/shards/*.tar",))
+    CuttingDisk.cuts = True
+    try:
+        summary = measure(world)
+    finally:
+        CuttingDisk.cuts = False
+    assert [failure.shard for failure in summary.failures] == ["00000"] and files(world) == {}
+    assert "tag it again" in summary.failures[0].reason
 
 
 def test_a_damaged_file_is_found_by_the_audit(own: World) -> None:

@@ -175,6 +175,20 @@ def test_only_an_older_catalog_is_replaced(tmp_path: Path) -> None:
             check_destination(str(path), force=True)
 
 
+def test_a_database_that_another_program_has_open_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "x.duckdb"
+    path.write_bytes(catalog_file(make_store(Folder(str(tmp_path / "store"))))[1])
+    program = f"import duckdb; c = duckdb.connect({str(path)!r}); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stdout.readline()
+        with pytest.raises(ConfigError, match="open in another program"):
+            check_destination(str(path))
+        other.stdin.write("\n")
+    assert check_destination(str(path)) == path
+
+
 def test_a_part_that_is_gone_is_refused(tmp_path: Path) -> None:
     folder = make_store(Folder(str(tmp_path / "store")))
     Path(folder.path("runs/r2/samples/2.parquet")).unlink()

@@ -104,6 +104,8 @@ def test_the_first_rows_are_taken_before_their_keys(connection: duckdb.DuckDBPyC
         "select key from tags using sample 5 rows order by score limit 5",
         "select key from main.tags order by score limit 5",
         "select key from samples order by sample limit 5",
+        """select key, "The shard" from tags order by score limit 5""",
+        """select key, keys."the sample" from tags order by score limit 5""",
         "select key from tags order by score limit 10%",
         "(select key from tags order by score limit 5) union all select 'x'",
         "select 1",

@@ -110,6 +110,13 @@ def test_errors_say_what_and_what_instead(connection: duckdb.DuckDBPyConnection,
         run_query(connection, sql)
 
 
+def test_what_is_nested_too_deeply_to_be_checked_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
+    for deep in ("1" + " + 1" * 900, "key" + " || 'x'" * 900):
+        with pytest.raises(QueryError, match="nested too deeply"):
+            run_query(connection, f"select {deep} from tags")
+    assert run_query(connection, "select key, score" + " + 1" * 100 + " from tags order by score limit 1").num_rows == 1
+
+
 def test_a_failed_query_leaves_the_connection_usable(connection: duckdb.DuckDBPyConnection) -> None:
     for _ in range(3):
         with pytest.raises(QueryError):
