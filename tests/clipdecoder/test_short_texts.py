@@ -50,10 +50,23 @@ def test_embeddings_are_those_of_the_whole_context(text: dict[str, Any], lengths
         torch.testing.assert_close(encode_texts(tower, tokens_ML), tower.encode_text(tokens_ML), atol=2e-6, rtol=1e-5)
 
 
-def test_what_is_behind_the_longest_text_is_not_computed() -> None:
+def test_what_is_behind_the_end_of_a_text_is_not_computed() -> None:
     tower, seen = network(), []
-    tower.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))
+    tower.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape))
     with torch.inference_mode():
-        for lengths in ((4, 9), (17, 2), (77,)):
-            encode_texts(tower, texts_of(*lengths))
-    assert seen == [16, 24, 77]
+        encode_texts(tower, texts_of(4, 17, 9, 2, 8))
+    assert [(rows, length) for rows, length, _ in seen] == [(8, 8), (8, 16), (8, 24)]
+
+
+@pytest.mark.parametrize("text", [{}, {"no_causal_mask": True}, {"custom": True}], ids=str)
+@pytest.mark.parametrize("width", [64, 256])
+def test_a_text_has_the_same_bits_in_any_company(text: dict[str, Any], width: int) -> None:
+    tower = network(**({"width": width, "heads": 2, "custom": False} | text))
+    tokens_ML = texts_of(*torch.randint(2, 40, (37,)).tolist())
+    with torch.inference_mode():
+        together = encode_texts(tower, tokens_ML)
+        for size in (1, 2, 3, 5, 8, 20):
+            parts = torch.cat([encode_texts(tower, part) for part in tokens_ML.split(size)])
+            assert torch.equal(parts, together), size
+        order = torch.randperm(len(tokens_ML))
+        assert torch.equal(encode_texts(tower, tokens_ML[order]), together[order])
