@@ -35,7 +35,8 @@ class CatalogFile(Record):
             f"taxonomies: {', '.join(self.taxonomies) or 'none'}",
             *self._remote(),
             f"open it with any tool that has DuckDB 2.0 or later: duckdb -readonly {self.path}",
-            "it shows the store of this moment: write it anew after a run, an import or `clipdecoder compact`",
+            "it names the files of this moment: write it anew after a run, an import, `compact`, `quality` or "
+            "`duplicates`",
         ]
 
     def _remote(self) -> list[str]:

@@ -294,7 +294,8 @@ def _last(samples: Iterator[Sample], wanted: int) -> Sample:
 
 
 def _no_sample(url: str, sample: int) -> ShardError:
-    return ShardError(ShardStatus.TRUNCATED, f"{url} ends before sample {sample}; copy or make it anew")
+    lacking = f"{url} has no sample {sample}; if it had one, it was cut: copy or make it anew"
+    return ShardError(ShardStatus.TRUNCATED, lacking)
 
 
 def _read_ranges(path: Path) -> list[ByteRange | None]:

@@ -24,9 +24,9 @@ from clipdecoder.encoders.transforms import ImageTransform
 from clipdecoder.scoring.scores import KeptScores, VocabularyScorer, keep_scores, sorted_by_label, tensor_of
 from clipdecoder.scoring.selection import kept_cells
 
-# On a CPU matrix products of a multiple of this many pictures give each picture the same bits (measured with MKL on AVX2,
-# with MKL and oneDNN on AVX-512), and so do those of 1, of 2 and of 4, each among themselves; of other counts the last few
-# are rounded otherwise.
+# On a CPU matrix products of a multiple of this many pictures give each picture the same bits (measured with MKL on
+# AVX2, with MKL and oneDNN on AVX-512), and so do those of 1, of 2 and of 4, each among themselves; of other counts the
+# last few are rounded otherwise.
 # `cosine.TILE` is the same of products whose rows are single vectors; here most have as many rows a picture as it has
 # patches, and filling up to more would cost a small run its speed.
 ROWS_AT_ONCE = 8

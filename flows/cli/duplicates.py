@@ -17,12 +17,12 @@ def register(app: typer.Typer) -> None:
 
 def duplicates(
     min_cosine: Annotated[
-        float | None, typer.Option(help="Least cosine of two embeddings that are near.  [default: 0.95]")
+        float | None, typer.Option(help="Least cosine of two embeddings that are near, 0.5 to 1.  [default: 0.95]")
     ] = None,
     max_phash: Annotated[
         int | None,
         typer.Option(
-            help="Join pictures whose perceptual hashes differ in so many bits of 64 at most, too; needs "
+            help="Join pictures whose perceptual hashes differ in so many bits of 64 at most, 0 to 16, too; needs "
             "`clipdecoder quality`.  [default: hashes join nothing]"
         ),
     ] = None,

@@ -25,8 +25,8 @@ def quality(
 ) -> None:
     """Measure the pictures of tagged shards: brightness, contrast, sharpness, perceptual hash. For the view quality.
 
-    Each shard is read once; the same command goes on after a kill, and measures what is new or changed. Exit 1 if a
-    shard cannot be read, or is not the one that was tagged.
+    Each shard is read once; the same command goes on after a kill, and measures what is new or was tagged anew. Exit 1
+    if a shard that is to be measured cannot be read, or is not the one that was tagged.
 
     Example: clipdecoder quality --dataset street
     """

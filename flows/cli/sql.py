@@ -40,7 +40,8 @@ def sql(
 ) -> None:
     """Run a query over the views, read-only.
 
-    Views: samples, scores, tags, labels, runs, failures, annotations, ground_truth, thresholds, models, all_scores.
+    Views: samples, scores, tags, labels, runs, failures, annotations, ground_truth, thresholds, models, all_scores,
+    quality, duplicates.
     `clipdecoder sql "show tables"` and `clipdecoder sql "describe tags"` tell more.
 
     Example: clipdecoder sql "select label_id, count(*) from tags group by all order by all"

@@ -13,7 +13,7 @@ from flows.tagging.batch_sizes import choose_batch_size
 from flows.tagging.pending import pending_shards
 from flows.tagging.plan import TagPlan
 from flows.tagging.run import make_scorer
-from flows.tagging.shard_job import Scorer, ShardTrouble, Trial, tag_shards
+from flows.tagging.shard_job import Scorer, ShardTrouble, Trial, tag_shards, trouble_of
 from flows.tagging.stages import limit
 from schemas.counts import counted
 from schemas.manifest import ShardReport
@@ -35,6 +35,7 @@ class TagEstimate(BaseModel):
     pending: int
     pending_bytes: int
     troubles: list[ShardTrouble] = []  # shards that are not there, or that a look at their first images found broken
+    opened: int = 0  # shards of which something was read
     sampled: int = 0
     images_expected: int = 0
     images_per_second: float = 0.0  # end to end, as measured on the sample
@@ -67,7 +68,13 @@ class TagEstimate(BaseModel):
             f"- expect {self.hours:.2f} hours and {self.output_bytes / 1e6:,.1f} MB of output",
             *([] if tokens is None else [f"- {tokens:,} bytes of it are patch tokens, for each image"]),
             *broken,
+            *self._unseen(),
         ]
+
+    def _unseen(self) -> list[str]:
+        """Say how much of the run was not looked at: a broken shard shows when it is read, and costs its own task."""
+        unseen = self.pending - self.opened
+        return [f"- {counted(unseen, 'shard')} not opened: what is broken there shows in the run"] if unseen else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,7 @@ class Measured:
     wall_seconds: float
     stage_seconds: dict[str, float]  # of wall time: decode is shared by its threads
     limit: str | None
+    trouble: ShardTrouble | None  # the shard's, if it ends before so many images
 
 
 def estimate_tag(plan: TagPlan) -> TagEstimate:
@@ -106,12 +114,16 @@ def _estimate(plan: TagPlan) -> TagEstimate:
         return estimate
     scorer = make_scorer(plan)
     for ref in pending:
+        estimate.opened += 1
         # A model's first batches are slow.
         warm = _measure(plan, ref, scorer, choose_batch_size(plan.request.batch_size, scorer.encoder))
         measured = _measure(plan, ref, scorer, SAMPLE_IMAGES) if isinstance(warm, Measured) else warm
         if isinstance(measured, ShardTrouble):
             estimate.troubles.append(measured)
-        elif measured.images:
+            continue
+        if measured.trouble is not None:
+            estimate.troubles.append(measured.trouble)
+        if measured.images:
             return _extrapolate(estimate, measured)
     return estimate
 
@@ -137,6 +149,7 @@ def _measure(plan: TagPlan, ref: ShardRef, scorer: Scorer, max_images: int) -> M
         wall_seconds=wall_seconds,
         stage_seconds=_wall_seconds(report),
         limit=limit(report.seconds, report.queues),
+        trouble=trouble_of(report),
     )
     memory.fs.rm(memory.root, recursive=True)
     return measured
@@ -149,7 +162,8 @@ def _wall_seconds(report: ShardReport) -> dict[str, float]:
 
 
 def _extrapolate(estimate: TagEstimate, measured: Measured) -> TagEstimate:
-    images = round(estimate.pending_bytes / (measured.image_bytes / measured.images + _TAR_OVERHEAD))
+    expected = round(estimate.pending_bytes / (measured.image_bytes / measured.images + _TAR_OVERHEAD))
+    images = max(expected, measured.images)
     stages = {stage: measured.images / max(value, 1e-9) for stage, value in measured.stage_seconds.items()}
     return estimate.model_copy(
         update={

@@ -61,6 +61,13 @@ class ShardTrouble:
     error: str | None
 
 
+def trouble_of(report: ShardReport) -> ShardTrouble | None:
+    """Return what is wrong with a shard that gave rows, such as that it ends early; None for a sound one."""
+    if report.status is ShardStatus.OK:
+        return None
+    return ShardTrouble(shard=report.shard, url=report.url, status=report.status, error=report.error)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """How a run is tried out: on a few samples of each shard, writing elsewhere."""

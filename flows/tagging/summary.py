@@ -7,7 +7,7 @@ from collections import Counter
 from pydantic import BaseModel
 
 from flows.tagging.outcomes import RunOutcome
-from flows.tagging.shard_job import ShardTrouble
+from flows.tagging.shard_job import ShardTrouble, trouble_of
 from flows.tagging.stages import limit, total_queues, total_seconds
 from schemas.counts import counted
 from schemas.manifest import QueueFacts
@@ -72,7 +72,9 @@ class TagSummary(BaseModel):
             lines.append(f"- {self.decoded / self.wall_seconds:,.0f} images per second; {stage_line(self.seconds)}")
             lines += [f"- {self.limit}"] if self.limit else []
             if self.lenient:
-                lines.append(f"- {self.lenient} JPEGs were read by Pillow: the strict decoder refused them")
+                lines.append(
+                    f"- read by Pillow, as the strict decoder refuses them: {counted(self.lenient, 'JPEG')}"
+                )
         elif self.tagged:
             lines.append("- no image was decoded: their embeddings were stored")
         if self.shared_keys:
@@ -163,11 +165,7 @@ def _counts(statuses: Counter[SampleStatus]) -> str:
 
 
 def _troubles(outcome: RunOutcome) -> list[ShardTrouble]:
-    cut = [
-        ShardTrouble(shard=report.shard, url=report.url, status=report.status, error=report.error)
-        for report in outcome.all_reports
-        if report.status is not ShardStatus.OK
-    ]
+    cut = [trouble for report in outcome.all_reports if (trouble := trouble_of(report))]
     return outcome.failures + cut
 
 

@@ -61,7 +61,7 @@ def test_jpegs_that_only_pillow_reads_are_counted(world: World) -> None:
     world.shard("00002", [("odd.jpg", odd), ("good.jpg", jpeg(8, 200, 160))])
     told = summary(world)
     assert told.ok and told.lenient == 1
-    assert "- 1 JPEGs were read by Pillow: the strict decoder refused them" in told.lines()
+    assert "- read by Pillow, as the strict decoder refuses them: 1 JPEG" in told.lines()
     assert summary(world).lenient == 0, "of this time"
 
 
@@ -75,3 +75,12 @@ def test_a_dry_run_names_the_shards_that_it_sees_are_broken(world: World) -> Non
     assert estimate.pending == 2 and estimate.sampled == 4
     lines = estimate.lines()
     assert lines[-2].startswith("- shard 00002: missing: ") and lines[-1].startswith("- shard 00000: not_a_tar: ")
+
+
+def test_a_dry_run_says_that_the_shard_which_it_measured_ends_early_and_what_it_did_not_open(world: World) -> None:
+    whole = (world.folder / "shards" / "00000.tar").read_bytes()
+    world.raw_shard("00000", whole[: len(whole) * 2 // 3])
+    estimate = estimate_tag(plan_tag(world.request(shards=patterns(world, 1))))
+    assert [(each.shard, str(each.status)) for each in estimate.troubles] == [("00000", "truncated")]
+    assert 0 < estimate.sampled <= estimate.images_expected
+    assert estimate.opened == 1 and estimate.lines()[-1].startswith("- 1 shard not opened: ")
