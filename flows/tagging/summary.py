@@ -72,9 +72,7 @@ class TagSummary(BaseModel):
             lines.append(f"- {self.decoded / self.wall_seconds:,.0f} images per second; {stage_line(self.seconds)}")
             lines += [f"- {self.limit}"] if self.limit else []
             if self.lenient:
-                lines.append(
-                    f"- read by Pillow, as the strict decoder refuses them: {counted(self.lenient, 'JPEG')}"
-                )
+                lines.append(f"- read by Pillow, as the strict decoder refuses them: {counted(self.lenient, 'JPEG')}")
         elif self.tagged:
             lines.append("- no image was decoded: their embeddings were stored")
         if self.shared_keys:
