@@ -425,7 +425,7 @@ def test_pictures_are_small_and_their_failures_say_why(real: Page, world: World)
     for query, words in (
         ("dataset=world&shard=00002&sample=1", "not a picture"),
         ("dataset=world&shard=nope&sample=1", "no shard"),
-        ("dataset=world&shard=00000&sample=99", "ends before"),
+        ("dataset=world&shard=00000&sample=99", "has no sample 99"),
     ):
         answer = real.client.get(f"/thumb?{query}")
         assert answer.status_code == 404 and answer.headers["cache-control"] == "no-store"
