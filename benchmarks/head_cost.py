@@ -6,22 +6,17 @@
 ViT-L/14 with random weights, and beside a plain reference: the published layer, whose queries are projected anew in
 every batch, and whose attention keeps its weights. Stages alternate; ratios are medians over rounds of two CPU times of
 the same round. Backbone and head are as the product runs them; the plain reference is compared with a head that also
-keeps PyTorch's own products. Memory is that of a process of its own for each number of labels:
-`python -m benchmarks.head_cost peak LABELS BYTES SHAPE`.
+keeps PyTorch's own products. Memory is `head_memory`'s.
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -31,20 +26,26 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import Figure, Result, arguments, publish
+from benchmarks.head_memory import (
+    BATCH,
+    NUM_TOKENS,
+    SHAPE,
+    WIDTH,
+    measure_memory,
+    memory_figure,
+    memory_table,
+    random_queries,
+)
 from benchmarks.machine import describe
 from benchmarks.rounds import Times, alternate, cost, ratio, seconds
-from clipdecoder.heads.cost import chunk_bytes, head_flops
+from clipdecoder.heads.cost import head_flops
 from clipdecoder.heads.group_head import build_head
 from clipdecoder.heads.text_query_head import TextQueryHead
 from clipdecoder.onednn import use_onednn
 from schemas.training import HeadConfig
 
 TOWER = "ViT-B-32"
-NUM_TOKENS, WIDTH = 49, 512  # its patch tokens
-BATCH = 16
 GROUPS, GROUPED_LABELS = 100, 1000
-SHAPE = HeadConfig(token_width=WIDTH, query_width=WIDTH)
-MAX_BYTES = chunk_bytes("cpu")
 
 WIDE = HeadConfig(token_width=768, query_width=512, width=768, feedforward_width=2048, residual=False)
 WIDE_LABELS, WIDE_BATCH = 1000, 4
@@ -52,12 +53,6 @@ WIDE_TOWERS = {"ViT-B-16": 0.30, "ViT-L-14": 0.08}  # and the share of their tim
 OVER_OPERATIONS = 1.2  # of the share of operations, at most
 FASTER = 1.10  # than the plain reference, at least
 SAME = 1e-4  # logits, at most apart
-FLAT = 1.25  # memory of a batch with the most labels over that with the fewest, at most
-
-
-def random_queries(num_labels: int, width: int = WIDTH) -> torch.Tensor:
-    """Return L2-normalised queries_KC."""
-    return F.normalize(torch.randn(num_labels, width), dim=-1)
 
 
 def make_backbone(tower: str = TOWER) -> torch.nn.Module:
@@ -130,89 +125,6 @@ def _head_table(times: Times, flops: Mapping[str, int]) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
     yield ""
     yield f"Growth is time over that of {first} labels. Preparing is paid once per vocabulary, not per image."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """MiB that labels take in a process of their own."""
-
-    num_labels: int
-    vocabulary: float  # the labels, prepared: kept as long as they are scored
-    batch: float  # at the peak of a batch, in chunks of labels as by default
-    at_once: float | None  # the same with all labels at once; None where that was left out
-
-
-def peak_memory(num_labels: int, max_bytes: int, shape: HeadConfig) -> None:
-    """Print what a vocabulary takes of this process's memory, and what a batch adds at its peak, in KiB."""
-    head, x_BTC = TextQueryHead(shape).eval(), torch.randn(BATCH, NUM_TOKENS, shape.token_width)
-    use_onednn(head)
-    with torch.inference_mode():
-        head(x_BTC, random_queries(64, shape.query_width))  # what is made once
-        before = _resident()
-        prepared = head.prepare(random_queries(num_labels, shape.query_width))
-        vocabulary = _resident()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-        head(x_BTC, prepared, max_bytes=max_bytes)
-        sys.stdout.write(f"{vocabulary - before} {_status('VmHWM') - vocabulary}")
-
-
-def _resident() -> int:
-    """Return this process's memory in KiB, without what it has freed and not given back."""
-    ctypes.CDLL(None).malloc_trim(0)
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    # Not `getrusage`: there a process starts with the peak of the one that started it.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def measure_memory(labels: Sequence[int], shape: HeadConfig = SHAPE, *, at_once: bool = True) -> list[Memory]:
-    """Return what scoring takes for some numbers of labels; `at_once`: also without chunks, which takes gigabytes."""
-
-    def run(num_labels: int, max_bytes: int) -> list[float]:
-        words = (sys.executable, "-m", "benchmarks.head_cost", "peak", str(num_labels), str(max_bytes))
-        # Every array is given back as it is freed: what counts is what is held, not what the allocator keeps of it.
-        env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-        done = subprocess.run((*words, shape.model_dump_json()), capture_output=True, text=True, check=True, env=env)
-        return [int(word) / 1024 for word in done.stdout.split()]
-
-    found = []
-    for count in labels:
-        vocabulary, batch = run(count, MAX_BYTES)
-        whole = run(count, 2**62)[1] if at_once else None
-        found.append(Memory(num_labels=count, vocabulary=vocabulary, batch=batch, at_once=whole))
-    return found
-
-
-def memory_table(found: Sequence[Memory], shape: HeadConfig = SHAPE) -> Iterator[str]:
-    """Yield the table of memory."""
-    yield "## Memory"
-    yield ""
-    yield (
-        f"A head of width {shape.width} in a process of its own: what the prepared labels take, and what a batch of "
-        f"{BATCH} adds to that at its peak, with chunks of at most {MAX_BYTES >> 20} MiB as by default, and all labels "
-        "at once."
-    )
-    yield ""
-    yield "| labels | prepared, MiB | a batch in chunks, MiB | a batch at once, MiB |"
-    yield "|---:|---:|---:|---:|"
-    for one in found:
-        whole = "not measured" if one.at_once is None else f"{one.at_once:,.0f}"
-        yield f"| {one.num_labels:,} | {one.vocabulary:,.0f} | {one.batch:,.0f} | {whole} |"
-
-
-def memory_figure(found: Sequence[Memory]) -> Figure:
-    """Return whether memory is flat: what a batch takes with the most labels over what it takes with the fewest."""
-    first, last = found[0], found[-1]
-    return Figure(
-        name=f"memory of a batch, {last.num_labels:,} labels over {first.num_labels:,}",
-        value=last.batch / first.batch,
-        target=FLAT,
-        at_most=True,
-        basis="peak of a process of its own beyond what it holds with the labels prepared",
-    )
 
 
 class PublishedHead(nn.Module):
@@ -354,7 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["peak"]:
-        peak_memory(int(sys.argv[2]), int(sys.argv[3]), HeadConfig.model_validate_json(sys.argv[4]))
-    else:
-        main()
+    main()

@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, Result, arguments, publish
-from benchmarks.head_cost import BATCH, TOWER, make_backbone, measure_head, measure_memory, memory_table
+from benchmarks.head_cost import TOWER, make_backbone, measure_head
+from benchmarks.head_memory import BATCH, measure_memory, memory_table
 from benchmarks.machine import describe
 from benchmarks.rounds import Stages, alternate, ratio, seconds
 from benchmarks.training_epoch import SMALL as SMALL_EPOCH

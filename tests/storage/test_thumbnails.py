@@ -19,10 +19,11 @@ from PIL import Image
 
 from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus, ShardStatus
+from storage.disk_cache import trim_cache
 from storage.files import checksum, fingerprint_of
 from storage.guesses import Expected, find_by_guess, stored_bytes
 from storage.shards import iter_ranges, iter_samples, read_range
-from storage.thumbnails import ShardBytes, Thumbnails, trim_cache
+from storage.thumbnails import ShardBytes, Thumbnails
 from tests.nasty import build_tar, cut_tar, gzipped, jpeg, nasty_shard
 
 MEMBERS = [(f"p/{number}.jpg", jpeg(number)) for number in range(200)]
