@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmarks.generated import begin_run, end_run, sample_row
-from schemas.manifest import Fingerprint, ModelRecord, ShardReport
-from schemas.sample import SampleStatus, ShardStatus
+from benchmarks.generated import begin_run, end_run, end_shard, sample_row
+from schemas.manifest import ModelRecord, ShardReport
 from storage.files import Folder
 from storage.parts import write_samples
-from storage.runs import part_path, write_report
+from storage.runs import part_path
 from storage.score_parts import ScoreColumns, write_scores
 
 RUNS = ("generated-0", "generated-1")
@@ -55,22 +54,7 @@ def _make_shard(work: tuple[str, str, str, int, int]) -> ShardReport:
         "samples": write_samples(folder, part_path(run_id, "samples", shard), rows),
         "scores": write_scores(folder, part_path(run_id, "scores", shard), shard, _scores(count, seed)),
     }
-    report = ShardReport(
-        run_id=run_id,
-        shard=shard,
-        url=f"file:///generated/{shard}.tar",
-        fingerprint=Fingerprint(size=1, tag=shard),
-        status=ShardStatus.OK,
-        statuses={SampleStatus.OK: count},
-        members={"images": count},
-        decoded=count,
-        parts=parts,
-        seconds={},
-        started_at=NOW,
-        finished_at=NOW,
-    )
-    write_report(folder, report)
-    return report
+    return end_shard(folder, shard, count, parts, NOW, run_id)
 
 
 def _scores(count: int, seed: int) -> ScoreColumns:

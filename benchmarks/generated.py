@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from schemas.manifest import ModelRecord, RunManifest, RunRecord, ShardReport
-from schemas.sample import SampleRow, SampleStatus
+from schemas.manifest import Fingerprint, ModelRecord, Part, RunManifest, RunRecord, ShardReport
+from schemas.sample import SampleRow, SampleStatus, ShardStatus
 from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
 from storage.models import promote, write_model
-from storage.runs import write_manifest, write_record
+from storage.runs import write_manifest, write_record, write_report
 from storage.taxonomies import write_taxonomy
 
 DATASET, RUN = "generated", "generated-0"
@@ -51,6 +51,28 @@ def end_run(
     )
     write_manifest(folder, manifest)
     promote(folder, model.model_id, "the newest")
+
+
+def end_shard(
+    folder: Folder, shard: str, count: int, parts: Mapping[str, Part], now: datetime, run_id: str = RUN
+) -> ShardReport:
+    """Write and return the report of a shard whose pictures are all good."""
+    report = ShardReport(
+        run_id=run_id,
+        shard=shard,
+        url=f"file:///generated/{shard}.tar",
+        fingerprint=Fingerprint(size=1, tag=shard),
+        status=ShardStatus.OK,
+        statuses={SampleStatus.OK: count},
+        members={"images": count},
+        decoded=count,
+        parts=dict(parts),
+        seconds={},
+        started_at=now,
+        finished_at=now,
+    )
+    write_report(folder, report)
+    return report
 
 
 def sample_row(shard: str, sample: int) -> SampleRow:

@@ -22,17 +22,16 @@ import numpy as np
 
 from benchmarks import score_layouts
 from benchmarks.figures import Figure, Result, arguments, publish
-from benchmarks.generated import RUN, begin_run, end_run, sample_row
+from benchmarks.generated import RUN, begin_run, end_run, end_shard, sample_row
 from benchmarks.machine import describe
 from benchmarks.score_layouts import INTERCEPT, PART_IMAGES, SLOPE, Rows, cpu_milliseconds, label_names, make_rows
-from schemas.manifest import Fingerprint, ModelRecord, ShardReport
-from schemas.sample import SampleStatus, ShardStatus
+from schemas.manifest import ModelRecord, ShardReport
 from storage.catalog import open_catalog
 from storage.compact import compact_store
 from storage.files import Folder
 from storage.parts import write_samples
 from storage.query import run_query
-from storage.runs import part_path, write_report
+from storage.runs import part_path
 from storage.score_parts import ScoreColumns, write_scores
 
 MILLION, LAYOUT_IMAGES, SMALL_IMAGES, ROUNDS = 1_000_000, 200_000, 40_000, 5
@@ -127,22 +126,7 @@ def _make_shard(folder: Folder, rows: Rows) -> tuple[ShardReport, Mapping[str, f
     between = time.process_time()
     parts["scores"] = write_scores(folder, part_path(RUN, "scores", shard), shard, columns)
     seconds = {"samples": between - begun, "scores": time.process_time() - between}
-    report = ShardReport(
-        run_id=RUN,
-        shard=shard,
-        url=f"file:///generated/{shard}.tar",
-        fingerprint=Fingerprint(size=1, tag=shard),
-        status=ShardStatus.OK,
-        statuses={SampleStatus.OK: PART_IMAGES},
-        members={"images": PART_IMAGES},
-        decoded=PART_IMAGES,
-        parts=parts,
-        seconds={},
-        started_at=NOW,
-        finished_at=NOW,
-    )
-    write_report(folder, report)
-    return report, seconds
+    return end_shard(folder, shard, PART_IMAGES, parts, NOW), seconds
 
 
 def ask(folder: Folder, rounds: int) -> dict[str, float]:

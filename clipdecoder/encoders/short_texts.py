@@ -15,12 +15,13 @@ from open_clip.model import CLIP
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
+from clipdecoder.encoders.text import TEXTS_PER_CHUNK
+
 _STEP = 8  # lengths are rounded up: texts of one rounded length go through the tower together
 # Texts go through in multiples of so many. On a processor that is enough for each to have the same bits beside any
 # others, as for pictures (`tagger.ROWS_AT_ONCE`); a GPU chooses how to multiply by the shape, so there it is the same
 # for all of a chunk of texts.
 _ROWS = {"cpu": 8}
-_ROWS_ELSEWHERE = 256
 _AT_THE_END = ("argmax", "eos")  # where the embedding is taken from: the token that ends the text
 
 
@@ -50,7 +51,7 @@ def _lengths(network: Any, tokens_ML: Tensor) -> Tensor:
 def _in_full_rows(network: Any, tokens_ML: Tensor, length: int) -> Tensor:
     """Embed texts with copies of the last one behind them, up to a full number of rows."""
     num_texts = len(tokens_ML)
-    more = -num_texts % _ROWS.get(tokens_ML.device.type, _ROWS_ELSEWHERE)
+    more = -num_texts % _ROWS.get(tokens_ML.device.type, TEXTS_PER_CHUNK)
     tokens_RL = torch.cat([tokens_ML, tokens_ML[-1:].expand(more, -1)])
     whole = length == tokens_RL.shape[1]
     embeddings_RD: Tensor = network.encode_text(tokens_RL) if whole else _encode(network, tokens_RL[:, :length])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import with_settings
-from flows.cli.output import Json, Store, print_summary, stderr, stoppable
+from flows.cli.output import Json, Store, print_summary, progress_bar, stoppable
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +40,6 @@ def duplicates(
 
     Example: clipdecoder duplicates --min-cosine 0.97
     """
-    from rich.progress import Progress
-
     from flows.duplicates import run_duplicates
     from schemas.config import make_request
     from schemas.curation import DuplicatesRequest
@@ -49,8 +47,6 @@ def duplicates(
     given = {"store": store, "min_cosine": min_cosine, "max_phash": max_phash, "model": model or "current"}
     known = {name: value for name, value in with_settings(DuplicatesRequest, given).items() if value is not None}
     request = make_request(DuplicatesRequest, **known)
-    console = stderr()
-    with stoppable(), Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("comparing", total=None)
-        summary = run_duplicates(request, lambda done, total: progress.update(bar, completed=done, total=total))
+    with stoppable(), progress_bar("comparing") as watch:
+        summary = run_duplicates(request, watch)
     print_summary(summary, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.output import Json, Store, print_summary, stderr, stoppable, store_url
+from flows.cli.output import Json, Store, print_summary, progress_bar, stoppable, store_url
 
 
 def register(app: typer.Typer) -> None:
@@ -44,8 +44,6 @@ def export(
 
     Example: clipdecoder export --sql "select shard, key from tags where label_id = 'dog'" --to "dogs/{:05d}.tar"
     """
-    from rich.progress import Progress
-
     from flows.export import format_of, run_export
     from schemas.config import make_request
     from schemas.export import ExportRequest
@@ -61,8 +59,6 @@ def export(
         samples_per_shard=samples_per_shard,
         pictures=pictures,
     )
-    console = stderr()
-    with stoppable(), Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("writing", total=None)
-        summary = run_export(request, lambda done, total: progress.update(bar, completed=done, total=total))
+    with stoppable(), progress_bar("writing") as watch:
+        summary = run_export(request, watch)
     print_summary(summary, as_json=as_json)

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Protocol
@@ -78,6 +78,17 @@ def stoppable() -> Iterator[None]:
     except KeyboardInterrupt:
         say("stopped; what is done stays done, and the same command goes on")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def progress_bar(words: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far work is, on a terminal and nowhere else; yields what is told how much is done, and of how much."""
+    from rich.progress import Progress
+
+    console = stderr()
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(words, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import with_settings
-from flows.cli.output import Json, Store, print_summary, stderr, stoppable
+from flows.cli.output import Json, Store, print_summary, progress_bar, stoppable
 
 
 def register(app: typer.Typer) -> None:
@@ -30,16 +30,12 @@ def quality(
 
     Example: clipdecoder quality --dataset street
     """
-    from rich.progress import Progress
-
     from flows.quality import run_quality
     from schemas.config import make_request
     from schemas.curation import QualityRequest
 
     given = with_settings(QualityRequest, {"store": store, "dataset": dataset, "decode_threads": decode_threads})
     request = make_request(QualityRequest, **given)
-    console = stderr()
-    with stoppable(), Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("shards", total=None)
-        summary = run_quality(request, lambda done, total: progress.update(bar, completed=done, total=total))
+    with stoppable(), progress_bar("shards") as watch:
+        summary = run_quality(request, watch)
     print_summary(summary, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import with_settings
-from flows.cli.output import Json, Store, print_json, print_lines, stderr, store_url
+from flows.cli.output import Json, Store, print_json, print_lines, progress_bar, store_url
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,8 +36,6 @@ def export_questions(
 
     Example: clipdecoder review export --to review --labels dog,bus
     """
-    from rich.progress import Progress
-
     from flows.review.export import run_export
     from schemas.config import make_request
     from schemas.review import ReviewRequest
@@ -51,10 +49,8 @@ def export_questions(
     }
     asked = {name: value for name, value in given.items() if value is not None}
     request = make_request(ReviewRequest, **with_settings(ReviewRequest, asked))
-    console = stderr()
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("reading pictures, by shard", total=None)
-        summary = run_export(request, to, lambda done, total: progress.update(bar, completed=done, total=total))
+    with progress_bar("reading pictures, by shard") as watch:
+        summary = run_export(request, to, watch)
     if as_json:
         print_json(summary)
     else:
