@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -25,7 +26,8 @@ def make_store(folder: Folder, shards: int, rows: int) -> None:
     for place, run_id in reversed(tuple(enumerate(RUNS))):  # the last to end is the one shown
         model = _model(f"model-{place}")
         begin_run(folder, model, LABELS, NOW, run_id)
-        with ProcessPoolExecutor() as pool:
+        # Spawned: a fork of a process that has threads (of Arrow, DuckDB, a server) crashes now and then.
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             work = [(folder.url, run_id, f"{number:05d}", rows, number + 1000 * place) for number in range(shards)]
             reports = tuple(pool.map(_make_shard, work))
         end_run(folder, model, reports, NOW, run_id)
