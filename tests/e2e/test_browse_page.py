@@ -24,7 +24,7 @@ from flows.browse.security import Access
 from flows.browse.state import Desk, open_desk
 from storage.files import Folder
 from tests.e2e.test_review_page import EVIL, by_id, chromium, logs, press, show, text
-from tests.flows.test_browse_compare import make_store as make_two_models
+from tests.flows.browse.test_compare import make_store as make_two_models
 from tests.flows.world import World, make_world, taxonomy_text
 
 __all__ = ["chromium"]  # a fixture

@@ -1,18 +1,15 @@
 """Kill tagging, and applying a taxonomy, at every step of every write, finish it, and compare with one left alone.
 
 Run as a program by test_kill.py: `python -m tests.flows.dying FOLDER`. The store lies on a file system of our own that
-counts its steps and kills the process at the chosen one. Each run is a fork of this process, which has loaded the model
-but computed nothing, so that a hundred killed runs cost seconds.
+counts its steps and kills the process at the chosen one. Each run is a fork of this process (see forks.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,35 +27,11 @@ from storage.files import Folder
 from storage.query import run_query
 from storage.taxonomies import digest_in_force
 from tests.flows.disks import NEVER, DyingDisk
+from tests.flows.forks import KILLED, asked, in_fork
 from tests.flows.world import LABELS, World, make_world, pictures, taxonomy_text
 from tests.nasty import TEXT_AS_JPEG
 
-KILLED = "signal 9"
 UNSEEN = "black-moon"  # in no taxonomy so far
-
-
-def in_fork(work: Callable[[], Any]) -> tuple[str, Any]:
-    """Return how a fork that does `work` ended (`done`, `signal 9`, or a traceback), and what `work` returned."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        end, result = "done", None
-        try:
-            result = work()
-        except BaseException:  # noqa: BLE001 - whatever it is, the parent tells it
-            end = traceback.format_exc()
-        with os.fdopen(writer, "w") as pipe:
-            json.dump([end, result], pipe)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return f"signal {os.WTERMSIG(status)}", None
-    end, result = json.loads(text)
-    return end, result
 
 
 Work = Callable[[str], object]  # does its work in the store at this URL
@@ -108,21 +81,23 @@ def kill_everywhere(work: Work, place: Path, begun: Path | None) -> dict[str, An
         return store
 
     reference = fresh("reference")
-    end, steps = in_fork(lambda: dying(work, reference))
-    assert end == "done", end
+    steps = asked(lambda: dying(work, reference))
     wrong = []
     for step in range(1, steps + 1):
         store = fresh(f"killed-{step}")
         killed, _ = in_fork(lambda store=store, step=step: dying(work, store, step))
-        broken = half_written(store) if store.exists() else []
-        mixed = mixed_rows(store)
-        finished, _ = in_fork(lambda store=store: dying(work, store))
-        findings = [finding.message for finding in audit_run(Folder(str(store)), None).findings if not finding.warning]
-        other = other_parts(store, reference)
-        if (killed, finished) != (KILLED, "done") or broken or mixed or findings or other:
-            found = {"broken": broken, "mixed": mixed, "audit": findings, "other": other}
-            wrong.append({"step": step, "killed": killed, "finished": finished} | found)
+        finished, found = in_fork(lambda store=store: _finish(work, store, reference))
+        if (killed, finished) != (KILLED, "done") or any(found.values()):
+            wrong.append({"step": step, "killed": killed, "finished": finished, "found": found})
     return {"steps": steps, "wrong": wrong}
+
+
+def _finish(work: Work, store: Path, reference: Path) -> dict[str, list[str]]:
+    """Finish what was killed; return what must not be seen before, and what must not be seen after."""
+    before = {"broken": half_written(store) if store.exists() else [], "mixed": mixed_rows(store)}
+    dying(work, store)
+    findings = [finding.message for finding in audit_run(Folder(str(store)), None).findings if not finding.warning]
+    return before | {"audit": findings, "other": other_parts(store, reference)}
 
 
 def other_parts(store: Path, reference: Path) -> list[str]:
@@ -155,16 +130,17 @@ def main(folder: Path) -> dict[str, Any]:
     They are a first run, one for which a shard has changed and another one is retried, and a taxonomy with a new, a
     reworded and a merged label.
     """
-    torch.set_num_threads(1)  # a fork has no thread pool
+    torch.set_num_threads(1)  # no pool of threads, which a fork would not have
     fsspec.register_implementation("dying", DyingDisk)
     load_model(Folder(str(folder)), "bundled:scenes", "cpu")
-    world = make_world(folder, shards=2, images=3)
+    world = World(folder)
+    asked(lambda: make_world(folder, shards=2, images=3) and None)
     results = {"first": kill_everywhere(lambda store: world.tag(store=store), folder / "first", None)}
-    world.shard("00001", [*pictures(1, 2), ("bad.jpg", TEXT_AS_JPEG)])
+    asked(lambda: str(world.shard("00001", [*pictures(1, 2), ("bad.jpg", TEXT_AS_JPEG)])))
     begun = folder / "begun"
-    in_fork(lambda: dying(lambda store: world.tag(store=store), begun))
+    asked(lambda: dying(lambda store: world.tag(store=store), begun))
     results["applied"] = kill_everywhere(lambda store: apply_grown(world, store), folder / "applied", begun)
-    world.shard("00000", pictures(5, 1))
+    asked(lambda: str(world.shard("00000", pictures(5, 1))))
     retry = folder / "changed"
     results["changed"] = kill_everywhere(lambda store: world.tag(store=store, retry_failed=True), retry, begun)
     return results

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from storage.exports.selection import select_samples
 from storage.exports.shards import export_shards
 from storage.pack import parse_target
 from tests.flows.disks import DyingDisk
-from tests.flows.dying import dying, half_written, in_fork
+from tests.flows.dying import dying, half_written
 from tests.flows.exports import ALL, contents, export, exported
+from tests.flows.forks import KILLED, asked, in_fork
 from tests.flows.world import World
 
 
@@ -27,24 +29,34 @@ def main(world: World) -> dict[str, Any]:
     """Return the number of steps, and whatever went wrong at any of them."""
     fsspec.register_implementation("dying", DyingDisk)
     reference = world.folder / "reference"
-    export(world, to=f"{reference}/{{:05d}}.tar", samples_per_shard=4)
-    record = ExportManifest.model_validate_json((reference / "manifest.json").read_text()).record
-    with open_catalog(world.store) as connection:
-        rows = select_samples(connection, ALL).rows
+    wanted = asked(lambda: _export(world, reference))
 
     def work(place: str) -> None:
+        record = ExportManifest.model_validate_json((reference / "manifest.json").read_text()).record
+        with open_catalog(world.store) as connection:
+            rows = select_samples(connection, ALL).rows
         export_shards(parse_target(f"{place}/{{:05d}}.tar"), record, rows)
 
-    _, steps = in_fork(lambda: dying(work, world.folder / "alive"))
+    def finish(place: Path) -> list[bool]:
+        whole = not _broken(place)
+        dying(work, place)
+        return [whole, contents(place) == wanted]
+
+    steps = asked(lambda: dying(work, world.folder / "alive"))
     wrong = []
     for step in range(1, steps + 1):
         place = world.folder / f"killed-{step}"
         killed, _ = in_fork(lambda place=place, step=step: dying(work, place, step))
-        whole = not _broken(place)
-        in_fork(lambda place=place: dying(work, place))
-        if not (killed and whole and contents(place) == contents(reference)):
-            wrong.append({"step": step, "killed": killed, "whole": whole})
-    return {"steps": steps, "wrong": wrong, "files": sorted(contents(reference))}
+        end, found = in_fork(lambda place=place: finish(place))
+        if killed != KILLED or found != [True, True]:
+            wrong.append({"step": step, "killed": killed, "end": end, "whole, the same": found})
+    return {"steps": steps, "wrong": wrong, "files": sorted(wanted)}
+
+
+def _export(world: World, place: Path) -> Mapping[str, str]:
+    """Export by the command's own way, and return what it wrote."""
+    export(world, to=f"{place}/{{:05d}}.tar", samples_per_shard=4)
+    return contents(place)
 
 
 def _broken(place: Path) -> list[str]:

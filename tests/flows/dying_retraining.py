@@ -26,7 +26,8 @@ from storage.files import Folder
 from storage.models import read_promotion
 from storage.retraining import find_gates, read_decisions
 from tests.flows.disks import NEVER, DyingDisk
-from tests.flows.dying import KILLED, half_written, in_fork
+from tests.flows.dying import half_written
+from tests.flows.forks import KILLED, asked, in_fork
 from tests.flows.grown import POLICY
 
 
@@ -79,7 +80,7 @@ def unfinish(store: Path) -> None:
 
 def main(begun: Path, reference: Path, place: Path) -> dict[str, Any]:
     """Return the steps of the writes after training, and whatever went wrong when it was killed."""
-    torch.set_num_threads(1)  # a fork has no thread pool
+    torch.set_num_threads(1)  # no pool of threads, which a fork would not have
     fsspec.register_implementation("dying", DyingDisk)
     load_model("bundled:scenes", device="cpu")
     wanted = state(reference)
@@ -99,7 +100,8 @@ def main(begun: Path, reference: Path, place: Path) -> dict[str, Any]:
     for step in range(2, steps + 1, 2):  # when a file is half written, and when it has just got its name
         store = shutil.copytree(trained, place / f"killed-{step}")
         killed, _ = in_fork(lambda store=store, step=step: retrain(store, step))
-        broken = [name for name in half_written(store) if not name.startswith(("model.safetensors", "README.md"))]
+        broken = asked(lambda store=store: half_written(store))
+        broken = [name for name in broken if not name.startswith(("model.safetensors", "README.md"))]
         shown = state(store)["promotion"]
         end, answer = in_fork(lambda store=store: retrain(store))
         finished = answer is not None and answer[1]["state"] == "promoted" and state(store) == wanted

@@ -36,7 +36,7 @@ from tests.flows.disks import NEVER, FullDisk
 from tests.flows.world import taxonomy_text
 from tests.nasty import TEXT_AS_JPEG
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ("README.md", "calibration.parquet", "config.json", "metrics.json", "model.safetensors")
 
 

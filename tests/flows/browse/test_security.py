@@ -19,8 +19,8 @@ from flows.browse.server import address
 from flows.cli.app import app
 from schemas.errors import ConfigError
 from storage.files import Folder
+from tests.flows.browse.test_browse import make_store
 from tests.flows.browsing import ADDRESS, Page, browsing
-from tests.flows.test_browse import make_store
 
 TOKEN = "a-token-of-enough-letters"
 ANSWER = {"dataset": "street", "shard": "0", "sample": 0, "label": "ant", "value": 1}
@@ -231,7 +231,7 @@ def test_the_command_loads_neither_torch_nor_prefect(store: str, tmp_path: Path)
         "    assert page.html('/') and page.html('/label?label=ant')\n"
         "assert not {'torch', 'prefect'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_the_address_of_the_tests_is_what_browsers_say(page: Page) -> None:

@@ -16,7 +16,7 @@ from flows.deployed.deployments import SILENCE, DeployOptions, find_server, read
 from schemas.errors import ConfigError
 from schemas.events import GROUND_TRUTH_CHANGED, MODEL_PROMOTED, TAXONOMY_CHANGED, ModelPromoted, TaxonomyChanged
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.filterwarnings("default")  # Prefect's own dependencies warn
 
 DOCUMENT = read_document(ROOT / "prefect.yaml")

@@ -14,7 +14,7 @@ from storage.audit import audit_run
 from storage.files import Folder
 from tests.flows.world import World, make_world
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from tests.flows.grown import (
 from tests.flows.test_cli import clipdecoder
 from tests.flows.world import World
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = """
 epochs = 1
 width = 64

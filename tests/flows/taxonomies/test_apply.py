@@ -26,7 +26,7 @@ from storage.models import promote
 from storage.taxonomies import digest_in_force, find_taxonomy
 from tests.flows.annotated import LABELS as SCENES
 from tests.flows.annotated import AnnotatedWorld
-from tests.flows.test_backfill import GROWN, UNSEEN, VIEWS, contents, images, view
+from tests.flows.taxonomies.test_backfill import GROWN, UNSEEN, VIEWS, contents, images, view
 from tests.flows.world import LABELS, World, pictures, taxonomy_text
 
 NOT_NOW = RetrainPolicy(enabled=False)

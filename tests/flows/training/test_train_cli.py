@@ -33,7 +33,7 @@ from tests.flows.annotated import LABELS, NOVEL, TEST_PICTURES, TRAIN_PICTURES, 
 from tests.flows.test_cli import clipdecoder
 from tests.flows.world import decoded
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = """epochs = 1
 width = 64
 num_heads = 4
