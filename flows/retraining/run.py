@@ -13,7 +13,8 @@ from typing import Literal
 
 from flows.evaluation.tables import percent
 from flows.retraining.compare import Comparison, compare
-from flows.retraining.decide import decide, held_out_labels, recipe_of
+from flows.retraining.current import held_out_labels, recipe_of
+from flows.retraining.decide import decide
 from flows.retraining.evidence import ShardKey
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, find_canary, usable
 from flows.train import TrainWatch, run_train
