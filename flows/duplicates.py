@@ -22,7 +22,6 @@ from schemas.curation import SAME_PICTURE, DuplicatesFacts, DuplicatesRecord, Du
 from schemas.errors import StoreError
 from schemas.manifest import ModelRecord
 from storage.catalog import check_store, open_catalog, shown_model
-from storage.curation_paths import duplicates_path
 from storage.duplicates import (
     Groups,
     Rows,
@@ -69,8 +68,6 @@ def run_duplicates(request: DuplicatesRequest, watch: Watch = lambda done, total
     runs = read_runs(folder)
     model = _model(folder, runs, request.model)
     record = read_duplicates_record(folder, model.encoder_id)
-    if record is None:  # what is there, if anything, cannot be read: no view could be opened beside it
-        folder.remove(duplicates_path(model.encoder_id))
     with open_catalog(folder, model_id=model.model_id) as connection:
         samples = read_samples(connection)
     facts = DuplicatesFacts(

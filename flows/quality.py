@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 
 from clipdecoder.curation.image_statistics import image_statistics
 from clipdecoder.pipes import Crew, Latch, Pipe
@@ -15,7 +17,7 @@ from storage.catalog import check_store, open_catalog
 from storage.curation_paths import shard_of, statistics_by_shard, statistics_path
 from storage.embeddings import EmbeddedShard, embedded_shards
 from storage.files import Folder
-from storage.quality import StatisticsRow, write_statistics
+from storage.quality import StatisticsRow, is_damaged, write_statistics
 from storage.query import run_query
 from storage.runs import read_runs
 from storage.shards import check_bytes, iter_samples
@@ -24,6 +26,7 @@ Watch = Callable[[int, int], None]  # shards done, of how many
 
 _READ_AHEAD_BYTES = 64 * 2**20
 _SHARDS_AHEAD = 2  # whose rows are in memory
+_READERS = 8  # files of statistics are read at once
 
 _OVERVIEW = f"""
 SELECT count(*) AS pictures, count(sharpness) AS measured, count(*) FILTER (sharpness < {BLURRED}) AS blurred,
@@ -66,7 +69,7 @@ class _Tally:
 
 
 def run_quality(request: QualityRequest, watch: Watch = lambda done, total: None) -> QualitySummary:
-    """Measure the pictures of all shards that were not measured since they changed.
+    """Measure the pictures of all shards that were not measured since they changed, or whose statistics are damaged.
 
     The same request goes on after a kill, and ends with the same files.
 
@@ -77,6 +80,7 @@ def run_quality(request: QualityRequest, watch: Watch = lambda done, total: None
     check_store(folder)
     runs = read_runs(folder)
     shards = _shards(embedded_shards(runs), request.dataset)
+    damaged = _remove_damaged(folder, embedded_shards(runs))
     stored = statistics_by_shard(folder)
     todo = [each for each in shards if _path(each) not in stored.get(shard_of(_path(each)), ())]
     tally = _Tally()
@@ -90,6 +94,7 @@ def run_quality(request: QualityRequest, watch: Watch = lambda done, total: None
         kept=len(shards) - len(todo),
         pictures=tally.pictures,
         refused=tally.refused,
+        damaged=damaged,
         failures=tuple(tally.failures),
         overview=_overview(folder, request.dataset),
     )
@@ -102,6 +107,15 @@ def _shards(shards: Sequence[EmbeddedShard], dataset: str | None) -> list[Embedd
     if dataset is not None and dataset not in datasets:
         raise StoreError(one_of("dataset", dataset, datasets))
     return [each for each in shards if dataset in (None, each.dataset)]
+
+
+def _remove_damaged(folder: Folder, shards: Sequence[EmbeddedShard]) -> int:
+    """Remove statistics that cannot be read, and return of how many shards. None are better: the view shows nulls."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        damaged = list(pool.map(lambda shard: is_damaged(folder, _path(shard), shard.shard), shards))
+    for shard in compress(shards, damaged):
+        folder.remove(_path(shard))
+    return sum(damaged)
 
 
 def _overview(folder: Folder, dataset: str | None) -> QualityOverview:

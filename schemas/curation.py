@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.config import MAX_PIXELS, NAME
+from schemas.counts import counted
 from schemas.record import Record
 
 SAME_PICTURE = 4  # bits of 64 in which perceptual hashes of copies of a picture differ at most
@@ -62,6 +63,7 @@ class QualitySummary(Record):
     kept: int  # shards that were measured before
     pictures: int  # measured now
     refused: int  # pictures that could not be measured
+    damaged: int  # files of statistics that could not be read, of all datasets, and were removed
     failures: tuple[ShardFailure, ...]
     overview: QualityOverview
 
@@ -80,6 +82,7 @@ class QualitySummary(Record):
             f"of {seen.measured:,} measured pictures (of {seen.pictures:,} that are ok): {seen.blurred:,} may be "
             f"blurred (sharpness below {BLURRED}), {seen.dark:,} are dark (brightness below {DARK}), {seen.bright:,} "
             f"bright (above {BRIGHT}), {seen.flat:,} of one colour",
+            *([f"could not be read, and removed: {counted(self.damaged, 'file')} of statistics"] * bool(self.damaged)),
             'look: clipdecoder sql "select dataset, shard, key, sharpness, brightness from quality order by sharpness"',
         ]
         for failure in self.failures[:_NAMED]:

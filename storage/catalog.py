@@ -30,7 +30,7 @@ from storage.keyless import SCHEMA as KEYLESS
 from storage.labels import current_taxonomies, labels_of
 from storage.locations import SANDBOX, Location
 from storage.models import read_model, read_models, read_promotion
-from storage.quality_views import quality_sql
+from storage.quality_views import DISPENSABLE, quality_sql, refusing_sql
 from storage.runs import StoredRun, chosen_run, last_asked, read_runs
 from storage.sandbox import StoreFiles, connect, file_error, lock, unreadable
 from storage.taxonomies import read_taxonomy, taxonomies_in_force
@@ -113,9 +113,13 @@ def build_errors() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise file_error(error) or unreadable(str(error).partition("\n")[0]) from None
+        raise file_error(error) or unreadable(_first_line(error)) from None
     except transport_errors() as error:
         raise unreadable(str(error)) from error
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).partition("\n")[0]
 
 
 def check_store(folder: Folder) -> None:
@@ -211,7 +215,13 @@ def build_views(connection: duckdb.DuckDBPyConnection, folder: Folder, facts: Fa
         connection.unregister("read")
     for name, query in _views(facts, scores, location):
         kind = "TABLE" if name in KEPT_READY else "VIEW"
-        connection.execute(f"CREATE {kind} {name} AS {query}")
+        try:
+            connection.execute(f"CREATE {kind} {name} AS {query}")
+        except duckdb.Error as error:
+            if name not in DISPENSABLE:
+                raise
+            reason = file_error(error) or unreadable(f"{DISPENSABLE[name]}/: {_first_line(error)}")
+            connection.execute(f"CREATE VIEW {name} AS {refusing_sql(name, str(reason))}")
 
 
 def _words(folder: Folder, facts: Facts, location: Location) -> Iterable[tuple[str, pa.Table]]:

@@ -17,9 +17,7 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from schemas.curation import DuplicatesRecord
 from schemas.digests import DIGEST_LENGTH, digest_of
@@ -27,6 +25,7 @@ from schemas.tables import DUPLICATES as SCHEMA
 from storage.curation_paths import current_statistics, duplicates_path, statistics_path
 from storage.embeddings import embedded_shards
 from storage.files import Folder
+from storage.parquet import read_parquet_of
 from storage.parts import FACTS_KEY, features_path, write_part
 from storage.query import run_query
 from storage.runs import StoredRun
@@ -124,19 +123,20 @@ def read_duplicates_record(folder: Folder, encoder_id: str) -> DuplicatesRecord 
     Groups can be computed again, so a damaged file counts as none and is replaced.
     """
     try:
-        with folder.open(duplicates_path(encoder_id)) as file:
-            return parse_record(pq.ParquetFile(file).schema_arrow)
-    except (FileNotFoundError, pa.ArrowException, OSError, ValidationError):
+        return parse_duplicates(folder.read_bytes(duplicates_path(encoder_id)))
+    except (FileNotFoundError, pa.ArrowException, OSError, ValueError):
         return None
 
 
-def parse_record(schema: pa.Schema) -> DuplicatesRecord:
-    """Return what a file of groups says of itself.
+def parse_duplicates(data: bytes) -> DuplicatesRecord:
+    """Return what a file of groups, all of it readable, says of itself.
 
     Raises:
-        ValidationError: nothing that is understood.
+        pa.ArrowException, OSError: it is no Parquet, or damaged.
+        ValueError: it is of something else.
     """
-    return DuplicatesRecord.model_validate_json((schema.metadata or {}).get(FACTS_KEY, b""))
+    metadata = read_parquet_of(data, SCHEMA).schema.metadata or {}
+    return DuplicatesRecord.model_validate_json(metadata.get(FACTS_KEY, b""))
 
 
 def write_duplicates(folder: Folder, record: DuplicatesRecord, samples: StoreSamples, groups: Groups) -> None:

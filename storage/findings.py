@@ -33,7 +33,7 @@ class FindingCode(StrEnum):
     GROUND_TRUTH = "ground_truth"  # answers, or what side files say, that cannot be read
     CURATION = "curation"  # picture statistics, or groups of duplicates, that cannot be read
     STALE = "stale"  # warning: groups of duplicates of other samples, embeddings or statistics than there are now
-    LEFTOVER = "leftover"  # warning: a temporary file of a process that was killed
+    LEFTOVER = "leftover"  # warning: a file that nothing reads: of a process that was killed, or damaged and replaced
 
 
 WARNINGS = frozenset(

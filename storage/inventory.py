@@ -17,15 +17,16 @@ from schemas.tables import IMAGE_STATISTICS, SIDE_LABELS
 from schemas.taxonomy import Taxonomy
 from storage.annotations import annotation_files, read_annotations
 from storage.checkpoints import check_id, read_calibration, read_weights
-from storage.curation_paths import DUPLICATES, QUALITY, duplicates_path
+from storage.curation_paths import DUPLICATES, QUALITY, current_statistics, duplicates_path
 from storage.duplicates import read_duplicates_record, state_digest
 from storage.files import Folder
 from storage.findings import Finding, FindingCode
 from storage.models import CURRENT, WEIGHTS, model_path
-from storage.parquet import read_parquet
+from storage.parquet import read_parquet, read_parquet_of
 from storage.records import read_json
 from storage.runs import StoredRun, begun, list_runs, read_run
-from storage.taxonomies import digest_in_force, taxonomy_path
+from storage.sandbox import mend_of
+from storage.taxonomies import find_record, taxonomy_path
 
 _Readable = type[ModelRecord] | type[Promotion] | type[Taxonomy]
 
@@ -74,8 +75,8 @@ def iter_missing(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]
             record = read_json(folder, path, kind)
             if isinstance(record, ModelRecord) and record.checkpoint is not None:
                 yield from _unsound_checkpoint(folder, record)
-            if isinstance(record, Taxonomy) and (digest := digest_in_force(folder, record.name)):
-                unread.append(taxonomy_path(digest))
+            if isinstance(record, Taxonomy) and (in_force := find_record(folder, record.name)) is not None:
+                unread.append(taxonomy_path(in_force.digest))
         except FileNotFoundError:
             yield Finding(
                 code=FindingCode.RECORD, run_id=None, message=f"{path} is not there; {_mend(folder, path, again)}"
@@ -110,18 +111,27 @@ def iter_unsound_curation(folder: Folder, runs: Sequence[StoredRun], model_id: s
         runs: all of it.
         model_id: the one whose duplicates the views show.
     """
+    read = {run.record.encoder_id for run in runs if run.record.model_id == model_id}
+    shown = {*current_statistics(folder, runs), *map(duplicates_path, read)}
     for prefix, schema in ((QUALITY, IMAGE_STATISTICS), (DUPLICATES, DUPLICATES_SCHEMA)):
         for path in folder.list(prefix, ".parquet"):
             try:
-                read_parquet(folder.read_bytes(path)).select(schema.names)
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                message = f"{path} cannot be read ({error}); remove it: `clipdecoder {prefix}` makes it again"
-                yield Finding(code=FindingCode.CURATION, run_id=None, message=message)
-    for encoder_id in {run.record.encoder_id for run in runs if run.record.model_id == model_id}:
+                read_parquet_of(folder.read_bytes(path), schema)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                yield _unsound_curation(path, error, is_shown=path in shown)
+    for encoder_id in read:
         record = read_duplicates_record(folder, encoder_id)
         if record is not None and record.facts.digest != state_digest(folder, runs, encoder_id):
             message = f"{duplicates_path(encoder_id)} is of other samples; `clipdecoder duplicates` computes it again"
             yield Finding(code=FindingCode.STALE, run_id=None, message=message)
+
+
+def _unsound_curation(path: str, error: Exception, *, is_shown: bool) -> Finding:
+    if is_shown:
+        message = f"{path} cannot be read ({error}); {mend_of(path)}"
+        return Finding(code=FindingCode.CURATION, run_id=None, message=message)
+    message = f"{path} cannot be read ({error}), and no view reads it; it may be removed"
+    return Finding(code=FindingCode.LEFTOVER, run_id=None, message=message)
 
 
 def _check_side_labels(data: bytes) -> None:

@@ -20,3 +20,17 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     return file.read(None if columns is None else list(columns), use_threads=False)
+
+
+def read_parquet_of(data: bytes, schema: pa.Schema) -> pa.Table:
+    """Return the table in a file's bytes, checked as by `read_parquet`, if it has these columns of these types.
+
+    Raises:
+        pa.ArrowException, OSError: it is no Parquet, or damaged.
+        ValueError: it has other columns.
+    """
+    table = read_parquet(data)
+    if not table.schema.equals(schema):
+        found = ", ".join(f"{field.name} {field.type}" for field in table.schema) or "none"
+        raise ValueError(f"its columns are {found}, and not {', '.join(f'{each.name} {each.type}' for each in schema)}")
+    return table

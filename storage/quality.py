@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.tables import IMAGE_STATISTICS
 from storage.files import Folder
+from storage.parquet import read_parquet_of
 from storage.parts import write_part
 
 
@@ -42,6 +44,17 @@ def write_statistics(
     for name in stored:
         if name != path:
             folder.remove(name)
+
+
+def is_damaged(folder: Folder, path: str, shard: str) -> bool:
+    """Whether a file is there that is not a shard's statistics, all of them readable: they can be computed again."""
+    try:
+        table = read_parquet_of(folder.read_bytes(path), IMAGE_STATISTICS)
+    except FileNotFoundError:
+        return False
+    except (pa.ArrowException, OSError, ValueError):
+        return True
+    return pc.unique(table["shard"]).to_pylist() not in ([], [shard])
 
 
 def _table(shard: str, rows: Sequence[StatisticsRow]) -> pa.Table:

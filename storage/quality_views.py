@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from schemas.tables import DUPLICATES, IMAGE_STATISTICS
+from schemas.tables import DUPLICATES as DUPLICATES_SCHEMA
+from schemas.tables import IMAGE_STATISTICS
+from storage.curation_paths import DUPLICATES, QUALITY
 from storage.views import columns_of, literal, select_sql
+
+STATISTICS, GROUPS = "internal.statistics", "internal.duplicates"  # views of files
+_COLUMNS = {
+    STATISTICS: {"dataset": "VARCHAR"} | columns_of(IMAGE_STATISTICS),
+    GROUPS: columns_of(DUPLICATES_SCHEMA),
+}
+# By view, the folder of its files. They can be computed again: if they are damaged, all other views hold without them.
+DISPENSABLE = {STATISTICS: QUALITY, GROUPS: DUPLICATES}
 
 _QUALITY = """
 SELECT s.dataset, s.shard, s.sample, s.key, s.width, s.height, s.width * s.height::BIGINT / 1e6 AS megapixels,
@@ -39,7 +49,16 @@ def quality_sql(statistics: Mapping[str, Sequence[str]], duplicates: Sequence[st
         f"SELECT {literal(dataset)} AS dataset, * FROM ({select_sql(columns, paths)})"
         for dataset, paths in statistics.items()
     )
-    yield "internal.statistics", " UNION ALL ".join(of_datasets) or select_sql({"dataset": "VARCHAR"} | columns, ())
+    yield STATISTICS, " UNION ALL ".join(of_datasets) or select_sql(_COLUMNS[STATISTICS], ())
     yield "quality", _QUALITY
-    yield "internal.duplicates", select_sql(columns_of(DUPLICATES), duplicates)
+    yield GROUPS, select_sql(_COLUMNS[GROUPS], duplicates)
     yield "duplicates", _DUPLICATES
+
+
+def refusing_sql(name: str, reason: str) -> str:
+    """Return the query of a view of files in place of one that cannot be made of them: who asks it gets the reason.
+
+    In every column, since a column that nobody asks for is not computed.
+    """
+    said = f"error({literal(reason)})"
+    return f"SELECT {', '.join(f'{said}::{kind} AS {column}' for column, kind in _COLUMNS[name].items())}"

@@ -27,6 +27,13 @@ PROTOCOL = "store"
 _TRACEBACK = re.compile(
     r"Traceback [^\n]*\n(?:[ \t][^\n]*\n)*(?P<kind>[\w.]+): (?P<reason>.*?)(?:\n\nLINE \d.*)?\Z", re.S
 )
+_UNREADABLE = "a file of the store cannot be read"
+# Files that are computed of others, and what computes them again.
+_COMPUTED = re.compile(rf"(?:^|{PROTOCOL}://)(quality|duplicates)/")
+_MENDS = {
+    "quality": "`clipdecoder quality` measures its shard again",
+    "duplicates": "`clipdecoder duplicates` computes it again",
+}
 
 
 class StoreFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -153,13 +160,28 @@ def lock(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def file_error(error: duckdb.Error) -> QueryError | StoreError | None:
-    """Return the error that reading a file raised, if DuckDB's error is one: it hands on the traceback as text."""
-    found = _TRACEBACK.match(str(error))
-    if found is None:
-        return None
-    return QueryError(found["reason"]) if found["kind"].endswith("QueryError") else unreadable(found["reason"])
+    """Return the error of a file that cannot be read, if DuckDB's error is one.
+
+    What our file system raised comes as the text of a traceback; of damaged Parquet, DuckDB names the file, or says
+    what it stumbled over by an error of no particular kind. A view that could not be made says itself why.
+    """
+    message = str(error)
+    found = _TRACEBACK.match(message)
+    if found is not None:
+        return QueryError(found["reason"]) if found["kind"].endswith("QueryError") else unreadable(found["reason"])
+    if _UNREADABLE in message:
+        return StoreError(message[message.index(_UNREADABLE) :].partition("\n")[0])
+    reason = message.partition("\n")[0]
+    named = isinstance(error, duckdb.InvalidInputException | duckdb.IOException) and f"{PROTOCOL}://" in reason
+    return unreadable(reason) if named or type(error) is duckdb.Error else None
 
 
 def unreadable(reason: str) -> StoreError:
     """Return the error for a file that the views need and that cannot be read."""
-    return StoreError(f"a file of the store cannot be read: {reason}; `clipdecoder audit` says what is lost")
+    return StoreError(f"{_UNREADABLE}: {reason}; {mend_of(reason)}")
+
+
+def mend_of(message: str) -> str:
+    """Return what to do about a file that cannot be read, by its name in a message."""
+    found = _COMPUTED.search(message)
+    return _MENDS[found[1]] if found else "`clipdecoder audit` says what is lost"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from schemas.errors import ConfigError, ShardError
+from schemas.errors import ConfigError, ShardError, StoreError
 from schemas.manifest import ShardReport
 from schemas.sample import ShardStatus
 from storage.catalog import open_catalog
@@ -177,7 +177,10 @@ class Catalog:
     @cached_property
     def knows_copies(self) -> bool:
         """Whether nearly equal samples were looked for, and some were found."""
-        return bool(self.ask("SELECT 1 FROM internal.duplicates LIMIT 1"))
+        try:
+            return bool(self.ask("SELECT group_id FROM internal.duplicates LIMIT 1"))
+        except StoreError:  # a damaged file: pages are shown without; who asks to hide copies learns what to do
+            return False
 
     @property
     def groups(self) -> str:

@@ -27,6 +27,7 @@ from storage.files import Folder
 from storage.findings import FindingCode
 from storage.models import read_models
 from storage.runs import read_runs
+from tests.damage import DAMAGES
 from tests.flows.copies import make_copies_world
 from tests.flows.world import World, make_world, pictures
 
@@ -129,6 +130,33 @@ def test_the_same_again_computes_nothing_and_what_changed_is_computed_anew(own: 
     assert find(own, min_cosine=0.9).computed
     path.write_bytes(b"damaged")
     assert find(own).computed and path.read_bytes() == data, "equal samples give equal bytes"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_stops_its_own_view_and_is_computed_again(own: World, damage: str) -> None:
+    find(own)
+    (path,) = Path(own.store, "duplicates").glob("*.parquet")
+    whole = path.read_bytes()
+    DAMAGES[damage](path)
+    with pytest.raises(
+        StoreError, match=r"cannot be read.*(`clipdecoder duplicates` computes|`clipdecoder audit` say)"
+    ):
+        own.ask("from duplicates")
+    assert own.ask("select count(*), count(sharpness) from quality") == [(23, 23)]
+    found = [finding for finding in audit_run(Folder(own.store)).findings if finding.code is FindingCode.CURATION]
+    assert len(found) == 1 and "`clipdecoder duplicates` computes it again" in found[0].message
+    assert find(own).computed and path.read_bytes() == whole and audit_run(Folder(own.store)).ok
+
+
+def test_damaged_statistics_are_measured_first(own: World) -> None:
+    first = find(own)
+    _, path = sorted(Path(own.store, "quality", "train").glob("*.parquet"))
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="`clipdecoder quality` measures its shard again"):
+        find(own)
+    run_quality(QualityRequest(store=own.store))
+    again = find(own)
+    assert not again.computed and again.record == first.record
 
 
 def test_groups_are_out_of_date_when_a_shard_was_tagged_since(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from schemas.errors import ConfigError, StoreError
 from storage.audit import audit_run
 from storage.files import Folder
 from storage.findings import FindingCode
+from tests.damage import DAMAGES
 from tests.flows.copies import held_out_members, make_copies_world, train_members
 from tests.flows.disks import NEVER, CuttingDisk, FullDisk
 from tests.flows.world import World, make_world, pictures
@@ -174,15 +175,59 @@ def test_a_shard_that_is_written_over_while_it_is_read_is_not_measured(tmp_path:
     assert "tag it again" in summary.failures[0].reason
 
 
-def test_a_damaged_file_is_found_by_the_audit(own: World) -> None:
+@pytest.mark.parametrize("shard", ["held-out/0", "train/0", "train/1"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_stops_its_own_view_and_is_made_again(own: World, shard: str, damage: str) -> None:
     measure(own)
+    whole = files(own)
     assert audit_run(Folder(own.store)).ok
-    path = next(Path(own.store, "quality", "train").glob("*.parquet"))
-    path.write_bytes(path.read_bytes()[:-20])
+    (path,) = Path(own.store, "quality").glob(f"{shard}-*.parquet")
+    DAMAGES[damage](path)
+    with pytest.raises(StoreError, match=r"cannot be read.*(`clipdecoder quality` measures|`clipdecoder audit` says)"):
+        own.ask("select count(*), count(sharpness) from quality where sharpness >= 0")
+    assert own.ask("select count(*) from samples") == [(24,)] and own.ask("from duplicates") == []
     found = [finding for finding in audit_run(Folder(own.store)).findings if finding.code is FindingCode.CURATION]
-    assert len(found) == 1 and path.name in found[0].message and "clipdecoder quality" in found[0].message
-    path.unlink()
-    assert measure(own).shards == 1 and audit_run(Folder(own.store)).ok
+    assert len(found) == 1 and path.name in found[0].message and "`clipdecoder quality` measures" in found[0].message
+    summary = measure(own)
+    assert (summary.shards, summary.kept, summary.damaged, summary.overview.measured) == (1, 2, 1, 23)
+    assert "could not be read, and removed: 1 file of statistics" in summary.lines()
+    assert files(own) == whole and audit_run(Folder(own.store)).ok
+
+
+def test_statistics_that_do_not_raise_and_are_not_of_the_shard_are_made_again(own: World) -> None:
+    measure(own)
+    whole = files(own)
+    first, second = sorted(Path(own.store, "quality", "train").glob("*.parquet"))
+    second.write_bytes(first.read_bytes())
+    assert measure(own).damaged == 1 and files(own) == whole
+
+
+def test_a_damaged_file_of_a_shard_that_is_gone_makes_room_for_nulls(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    world.tag()
+    measure(world)
+    (tmp_path / "shards" / "00000.tar").unlink()
+    (path,) = Path(world.store, "quality").glob("*/00000-*.parquet")
+    path.write_bytes(b"")
+    assert not measure(world, dataset="world").ok and not path.exists()
+    assert world.ask("select shard, count(phash) from quality group by all order by all") == [
+        ("00000", 0),
+        ("00001", 5),
+    ]
+
+
+def test_strange_files_beside_statistics_are_in_nobodys_way(own: World) -> None:
+    measure(own)
+    for name in ("quality/README.txt", "quality/train/notes.parquet", "duplicates/notes.parquet"):
+        path = Path(own.store, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not Parquet")
+    assert own.ask("select count(sharpness) from quality") == [(23,)] and own.ask("from duplicates") == []
+    report = audit_run(Folder(own.store))
+    assert report.ok and [finding.code for finding in report.findings] == [FindingCode.LEFTOVER] * 2
+    assert all("notes.parquet" in finding.message for finding in report.findings)
+    summary = measure(own)
+    assert (summary.kept, summary.damaged) == (3, 0) and Path(own.store, "quality/train/notes.parquet").exists()
 
 
 def test_from_the_command_line_without_a_model(own: World) -> None:

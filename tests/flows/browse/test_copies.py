@@ -83,6 +83,17 @@ def test_a_picture_is_shown_when_its_shard_was_measured_anew_since(tmp_path: Pat
         assert "Sharpness" in page.html(where)
 
 
+def test_damaged_groups_cost_no_page_and_whoever_hides_copies_learns_what_to_do(tmp_path: Path) -> None:
+    world = make_world(tmp_path, shards=1, images=2)
+    world.tag(floor=0.0)
+    run_duplicates(DuplicatesRequest(store=world.store))
+    (path,) = Path(world.store, "duplicates").glob("*.parquet")
+    path.write_bytes(b"")
+    with browsing(world.store, tmp_path / "cache") as page:
+        assert len(page.all_keys("/")) == 2 and page.html("/picture?dataset=world&shard=00000&sample=0")
+        assert "clipdecoder duplicates" in page.html("/?copies=hide", 400)
+
+
 def test_a_store_without_statistics_says_how_to_make_them(tmp_path: Path) -> None:
     world = make_world(tmp_path, shards=1, images=1)
     world.tag(floor=0.0)
