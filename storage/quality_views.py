@@ -25,15 +25,23 @@ WHERE s.status = 'ok'
 """
 
 # Of the bytes that were compared. A group whose representative has changed since says nothing about the others, and one
-# of which nothing but the representative is left is none.
+# of which a single sample is left is none. Where the representative's shard is not looked at (one run is), the member
+# that would have been preferred without it stands in: one of a group stays always.
 _DUPLICATES = """
-WITH alive AS (
-    SELECT d.dataset, d.shard, d.sample, s.key, d.group_id, d.representative, d.reason, d.cosine
+WITH looked_at AS (SELECT DISTINCT dataset, shard FROM samples),
+alive AS (
+    SELECT d.dataset, d.shard, d.sample, s.key, d.group_id, d.representative, d.reason, d.cosine, d.group_id IN (
+        SELECT r.group_id FROM internal.duplicates r ANTI JOIN looked_at USING (dataset, shard) WHERE r.representative
+    ) AS headless, row_number() OVER (
+        PARTITION BY d.group_id ORDER BY s.width * s.height::BIGINT DESC, s.bytes DESC, d.dataset, d.shard, d.sample
+    ) AS rank
     FROM internal.duplicates d JOIN samples s
         ON s.dataset = d.dataset AND s.shard = d.shard AND s.sample = d.sample AND s.sha256 = d.sha256
 )
-SELECT * FROM alive WHERE group_id IN (
-    SELECT group_id FROM alive GROUP BY group_id HAVING bool_or(representative) AND count(*) > 1)
+SELECT dataset, shard, sample, key, group_id, representative OR (headless AND rank = 1) AS representative, reason,
+    cosine
+FROM alive
+QUALIFY count(*) OVER (PARTITION BY group_id) > 1 AND bool_or(representative OR headless) OVER (PARTITION BY group_id)
 """
 
 

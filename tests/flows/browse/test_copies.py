@@ -12,8 +12,10 @@ import pytest
 from flows.browse.exports import export_sql
 from flows.browse.filters import Filter
 from flows.duplicates import run_duplicates
+from flows.export import run_export
 from flows.quality import run_quality
 from schemas.curation import DuplicatesRequest, QualityRequest
+from schemas.export import ExportRequest
 from tests.flows.browsing import Page, browsing
 from tests.flows.world import make_world, pictures
 from tests.nasty import jpeg
@@ -81,6 +83,21 @@ def test_a_picture_is_shown_when_its_shard_was_measured_anew_since(tmp_path: Pat
         assert "Sharpness" not in page.html(where)
         page.post("/api/refresh", {})
         assert "Sharpness" in page.html(where)
+
+
+def test_of_one_run_one_of_its_own_copies_stays_on_the_page_and_in_the_export(tmp_path: Path) -> None:
+    world = make_world(tmp_path, shards=0)
+    for name, keys in (("a", ["first"]), ("b", ["second", "third"])):
+        world.shard(f"{name}/0", [(f"{key}.jpg", jpeg(3)) for key in keys])
+        world.tag(shards=(str(tmp_path / "shards" / name / "*.tar"),), name=name, floor=0.0)
+    run_duplicates(DuplicatesRequest(store=world.store))
+    with browsing(world.store, tmp_path / "cache") as page:
+        assert page.all_keys("/?copies=hide") == ["first"]
+        (run,) = (each["value"] for each in page.desk.catalogs.get().sources["runs"] if each["value"][4] == "b")
+        assert page.all_keys(f"/?copies=hide&source={run}") == ["second"]
+        sql = export_sql(page.desk.catalogs.get(run), Filter(copies="hide", source=run))
+    request = ExportRequest(store=world.store, sql=sql, to=str(tmp_path / "out" / "{:05d}.tar"), run=run[4:])
+    assert run_export(request).samples == 1
 
 
 def test_damaged_groups_cost_no_page_and_whoever_hides_copies_learns_what_to_do(tmp_path: Path) -> None:
