@@ -28,7 +28,14 @@ from schemas.taxonomy_diff import TaxonomyDiff, diff_taxonomies
 from storage.catalog import check_store
 from storage.files import Folder
 from storage.runs import read_runs
-from storage.taxonomies import digest_in_force, find_taxonomy, put_in_force, read_taxonomy, write_taxonomy
+from storage.taxonomies import (
+    digest_in_force,
+    find_record,
+    find_taxonomy,
+    put_in_force,
+    read_taxonomy,
+    write_taxonomy,
+)
 from storage.visibility import current_reports
 
 _TOKEN_BYTES = 2  # float16
@@ -40,7 +47,8 @@ class ApplyPlan:
 
     request: ApplyRequest
     taxonomy: Taxonomy
-    diff: TaxonomyDiff  # from the version in force
+    diff: TaxonomyDiff  # from the version in force, or the last one that was
+    withdrawn: bool  # whether no version is in force now, and one was
     cost: TaxonomyCost
     token_bytes: int | None  # to store per image; None: no image must be read for lack of patch tokens
     images: int  # tagged and good, in all datasets
@@ -84,7 +92,8 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     folder = Folder(request.store)
     check_store(folder)
     taxonomy = find_taxonomy(folder, request.taxonomy)
-    diff = diff_taxonomies(_in_force(folder, taxonomy.name), taxonomy)
+    last = find_record(folder, taxonomy.name)
+    diff = diff_taxonomies(read_taxonomy(folder, last.digest) if last is not None else None, taxonomy)
     _refuse_removals(folder, taxonomy, diff.labels("removed"))
     backfill = plan_backfill(_backfill_request(request), taxonomy)
     cost = cost_of(folder, taxonomy)
@@ -95,6 +104,7 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
         request=request,
         taxonomy=taxonomy,
         diff=diff,
+        withdrawn=last is not None and last.withdrawn,
         cost=cost,
         token_bytes=token_bytes,
         images=sum(num_ok(report) for report in current_reports(read_runs(folder)).values()),
@@ -107,6 +117,7 @@ def nothing_to_do(plan: ApplyPlan) -> bool:
     """Whether applying would change nothing but the record of a decision, for the other taxonomies of the store too."""
     return (
         plan.diff.same
+        and not plan.withdrawn
         and not (plan.backfill.runs or plan.backfill.unfinished or plan.decision.retrain)
         and not plan_backfill(_backfill_request(plan.request)).runs
     )
@@ -155,11 +166,6 @@ def _carry_out(plan: ApplyPlan, steps: ApplySteps, folder: Folder) -> ApplyOutco
 def _backfilled(plan: BackfillPlan, steps: ApplySteps) -> Iterator[BackfillOutcome]:
     if plan.runs or plan.unfinished:
         yield steps.backfill(plan)
-
-
-def _in_force(folder: Folder, name: str) -> Taxonomy | None:
-    digest = digest_in_force(folder, name)
-    return read_taxonomy(folder, digest) if digest is not None else None
 
 
 def _refuse_removals(folder: Folder, taxonomy: Taxonomy, removed: Sequence[str]) -> None:

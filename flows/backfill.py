@@ -75,9 +75,9 @@ def plan_backfill(request: BackfillRequest, taxonomy: Taxonomy | None = None) ->
     shown = _shown(folder, runs, model.model_id)
     plans: list[TagPlan] = []
     unfinished: list[str] = []
-    for dataset, taxonomies in sorted(current_taxonomies(folder, runs).items()):
+    for dataset, taxonomies in sorted(current_taxonomies(folder, runs, taxonomy).items()):
         filling = _Filling(request, model, dataset, tuple(run for run in runs if run.record.dataset == dataset))
-        own = [filling.plan(*group) for group in filling.groups(_with_version(taxonomies, taxonomy), shown, taxonomy)]
+        own = [filling.plan(*group) for group in filling.groups(taxonomies, shown, taxonomy)]
         plans += own
         unfinished += unfinished_runs(runs, dataset, {plan.record.run_id for plan in own})
     return BackfillPlan(request=request, model=model, runs=tuple(plans), unfinished=tuple(unfinished))
@@ -115,10 +115,6 @@ def _shown(folder: Folder, runs: Sequence[StoredRun], model_id: str) -> Mapping[
     for (dataset, shard), labels in visible_labels(without_lost_parts(folder, runs), model_id).items():
         shown.setdefault(dataset, {})[shard] = labels
     return shown
-
-
-def _with_version(taxonomies: Sequence[Taxonomy], version: Taxonomy | None) -> list[Taxonomy]:
-    return [version if version is not None and version.name == known.name else known for known in taxonomies]
 
 
 @dataclass(frozen=True)

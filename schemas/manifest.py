@@ -82,11 +82,15 @@ class Promotion(Record):
 
 
 class TaxonomyInForce(Record):
-    """The version of a taxonomy whose names, merges and retirements the views apply: the one asked with last."""
+    """The version of a taxonomy whose names, merges and retirements the views apply: the one asked with last.
+
+    If it is `withdrawn`, they apply none of this name: it names the version that was in force until then.
+    """
 
     name: str
     digest: str
     since: datetime
+    withdrawn: bool = False
 
 
 class RunRecord(Record):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.errors import StoreError
 from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
 from storage.runs import StoredRun, last_asked
-from storage.taxonomies import digest_in_force, read_taxonomy, taxonomy_path
+from storage.taxonomies import find_record, read_taxonomy, taxonomy_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +38,42 @@ def labels_of(current: Mapping[str, Sequence[Taxonomy]]) -> list[CurrentLabel]:
     return list(found.values())
 
 
-def current_taxonomies(folder: Folder, runs: Sequence[StoredRun]) -> dict[str, list[Taxonomy]]:
+def current_taxonomies(
+    folder: Folder, runs: Sequence[StoredRun], coming: Taxonomy | None = None
+) -> dict[str, list[Taxonomy]]:
     """Return by dataset the version in force of each taxonomy that it was scored with, the one asked for last first.
+
+    A dataset whose taxonomies were all withdrawn has none.
+
+    Args:
+        folder: the store.
+        runs: of it.
+        coming: a version to take for the one in force of its name.
 
     Raises:
         StoreError: a taxonomy that a run names is not in the store.
     """
     scored = {digest: _taxonomy(folder, digest) for digest in {run.record.taxonomy_digest for run in runs}}
-    found: dict[str, dict[str, Taxonomy]] = {}
+    in_force = _in_force(folder, {taxonomy.name for taxonomy in scored.values()})
+    if coming is not None:
+        in_force[coming.name] = coming
+    found: dict[str, dict[str, Taxonomy | None]] = {}
     for run in sorted(runs, key=last_asked, reverse=True):
         taxonomy, known = scored[run.record.taxonomy_digest], found.setdefault(run.record.dataset, {})
-        if taxonomy.name not in known:
-            known[taxonomy.name] = _in_force(folder, taxonomy.name) or taxonomy
-    return {dataset: list(taxonomies.values()) for dataset, taxonomies in found.items()}
+        known.setdefault(taxonomy.name, in_force.get(taxonomy.name, taxonomy))
+    return {
+        dataset: [taxonomy for taxonomy in known.values() if taxonomy is not None] for dataset, known in found.items()
+    }
 
 
-def _in_force(folder: Folder, name: str) -> Taxonomy | None:
-    digest = digest_in_force(folder, name)
-    return _taxonomy(folder, digest) if digest is not None else None
+def _in_force(folder: Folder, names: Iterable[str]) -> dict[str, Taxonomy | None]:
+    """Return the versions in force of the taxonomies that have been, by name; None for one that was withdrawn."""
+    records = (find_record(folder, name) for name in names)
+    return {
+        record.name: None if record.withdrawn else _taxonomy(folder, record.digest)
+        for record in records
+        if record is not None
+    }
 
 
 def _taxonomy(folder: Folder, digest: str) -> Taxonomy:

@@ -60,7 +60,11 @@ def applied_taxonomy(folder: Folder, name: str | None = None) -> Taxonomy:
     Raises:
         StoreError: none is applied, several are and no name is given, or none of this name is.
     """
-    known = {record.name: record for record in taxonomies_in_force(folder)}
+    records = taxonomy_records(folder)
+    known = {record.name: record for record in records if not record.withdrawn}
+    withdrawn = [record for record in records if record.withdrawn and name in (None, record.name)]
+    if withdrawn and (name is not None or not known):
+        raise StoreError("; ".join(map(withdrawn_line, withdrawn)))
     if not known:
         raise StoreError(
             f"no taxonomy is applied in the store {folder.url!r} yet; `clipdecoder taxonomy apply FILE` or "
@@ -76,8 +80,21 @@ def applied_taxonomy(folder: Folder, name: str | None = None) -> Taxonomy:
     return read_taxonomy(folder, known[name or next(iter(known))].digest)
 
 
+def withdrawn_line(record: TaxonomyInForce) -> str:
+    """Say that a taxonomy was taken out of force, and how it comes back."""
+    return (
+        f"taxonomy {record.name!r} was taken out of force on {record.since:%Y-%m-%d %H:%M} UTC; `clipdecoder taxonomy "
+        f"apply {record.digest}` puts its last version in force again"
+    )
+
+
 def taxonomies_in_force(folder: Folder) -> list[TaxonomyInForce]:
     """Return which version of each taxonomy the views apply, by name."""
+    return [record for record in taxonomy_records(folder) if not record.withdrawn]
+
+
+def taxonomy_records(folder: Folder) -> list[TaxonomyInForce]:
+    """Return the version of each taxonomy that is or, before it was withdrawn, was in force, by name."""
     paths = folder.list("taxonomies/current", ".json")
     return sorted((read_json(folder, path, TaxonomyInForce) for path in paths), key=lambda record: record.name)
 
@@ -110,10 +127,39 @@ def put_in_force(folder: Folder, taxonomy: Taxonomy) -> None:
         write_json(folder, _in_force_path(taxonomy.name), record)
 
 
+def withdraw(folder: Folder, name: str) -> None:
+    """Let the views apply no version of a taxonomy, until one is put in force again. Nothing else changes.
+
+    Raises:
+        StoreError: no taxonomy of this name was ever in force, or the store cannot be written.
+    """
+    record = read_record(folder, name)
+    if not record.withdrawn:
+        withdrawn = record.model_copy(update={"withdrawn": True, "since": datetime.now(UTC)})
+        write_json(folder, _in_force_path(name), withdrawn)
+
+
 def digest_in_force(folder: Folder, name: str) -> str | None:
-    """Return the digest of the version of a taxonomy that the views apply, or None if none was ever asked with."""
-    record = find_json(folder, _in_force_path(name), TaxonomyInForce)
-    return record.digest if record is not None else None
+    """Return the digest of the version of a taxonomy that the views apply, or None if they apply none."""
+    record = find_record(folder, name)
+    return record.digest if record is not None and not record.withdrawn else None
+
+
+def read_record(folder: Folder, name: str) -> TaxonomyInForce:
+    """Return which version of a taxonomy is or was in force.
+
+    Raises:
+        StoreError: none of this name ever was.
+    """
+    record = find_record(folder, name)
+    if record is None:
+        raise StoreError(one_of("taxonomy", name, [each.name for each in taxonomy_records(folder)]))
+    return record
+
+
+def find_record(folder: Folder, name: str) -> TaxonomyInForce | None:
+    """Return which version of a taxonomy is or was in force, or None if none was ever asked with."""
+    return find_json(folder, _in_force_path(name), TaxonomyInForce)
 
 
 def _in_force_path(name: str) -> str:

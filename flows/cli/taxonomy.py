@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import taxonomy_apply, taxonomy_status
+from flows.cli import taxonomy_apply, taxonomy_status, taxonomy_withdraw
 from flows.cli.changes import print_changes
 from flows.cli.output import Json, Store, print_json, print_lines, store_url
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from schemas.taxonomy_diff import TaxonomyDiff
     from storage.files import Folder
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Taxonomies: check, diff, apply, status.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Taxonomies: check, diff, apply, status, withdraw.")
 
 _VERSION = "A taxonomy file, the digest of a version in the store, or applied (applied:NAME where there are several)."
 
@@ -117,5 +117,5 @@ def _refused(folder: Folder, taxonomy: Taxonomy, changes: TaxonomyDiff) -> tuple
     return tuple(label_id for label_id in removed if label_id in scored)
 
 
-for module in (taxonomy_apply, taxonomy_status):
+for module in (taxonomy_apply, taxonomy_status, taxonomy_withdraw):
     module.register(app)

@@ -5,16 +5,13 @@ Deployments take it apart: `sync-taxonomy` applies and decides, and events start
 
 from __future__ import annotations
 
-import re
-
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.apply import ApplyPlan, ApplySteps, plan_apply, run_apply
 from flows.backfill import BackfillOutcome, BackfillPlan
-from flows.deployed.artifacts import publish_decision
+from flows.deployed.artifacts import publish_decision, publish_taxonomy
 from flows.deployed.backfill import backfill_as_subflow
 from flows.deployed.retrain import retrain as retrain_flow
 from flows.taxonomies.apply_summary import ApplySummary, summarise_apply
@@ -41,8 +38,7 @@ def apply_and_report(plan: ApplyPlan, *, retrain: bool) -> ApplySummary:
     """Apply within a flow run, and leave what was done and decided as artifacts."""
     outcome = run_apply(plan, steps_as_subflows(plan, retrain=retrain))
     summary = summarise_apply(outcome)
-    key = re.sub(r"[^a-z0-9]+", "-", summary.taxonomy.lower()).strip("-") or summary.taxonomy_digest
-    create_markdown_artifact(key=f"taxonomy-{key}", markdown="\n".join(summary.lines()), description="Taxonomy")
+    publish_taxonomy(summary.taxonomy, summary.taxonomy_digest, summary.lines())
     publish_decision(Folder(summary.store), summary.decision.decision_id)
     return summary
 

@@ -57,6 +57,7 @@ def decide(folder: Folder, taxonomy: Taxonomy, policy: RetrainPolicy, *, keep: b
     stored, outcome = find_decision(folder, decision_id), find_outcome(folder, decision_id)
     if stored is not None and stored.retrain:
         return _settled(stored, outcome, policy)
+    current = current_taxonomies(folder, runs, taxonomy)
     case = Case(
         taxonomy=taxonomy,
         policy=policy,
@@ -65,7 +66,7 @@ def decide(folder: Folder, taxonomy: Taxonomy, policy: RetrainPolicy, *, keep: b
         precisions=precisions_of(folder, model),
         news=has_news(folder, model, evidence),
         forgotten=forgotten_labels(folder, taxonomy, model),
-        tagged=frozenset(known.name for current in current_taxonomies(folder, runs).values() for known in current),
+        tagged=frozenset(known.name for taxonomies in current.values() for known in taxonomies),
     )
     made = _decision(decision_id, case)
     if stored is not None and made.model_copy(update={"decided_at": stored.decided_at}) == stored:

@@ -20,7 +20,7 @@ from storage.catalog import check_store
 from storage.files import Folder
 from storage.models import read_models, read_promotion
 from storage.retraining import find_gates, find_outcome, read_decisions
-from storage.taxonomies import read_taxonomy, taxonomies_in_force
+from storage.taxonomies import read_taxonomy, taxonomy_records, withdrawn_line
 
 
 class ModelStatus(Record):
@@ -57,10 +57,12 @@ class StoreStatus(Record):
     store: str
     model: ModelStatus | None
     taxonomies: tuple[TaxonomyStatus, ...]
+    withdrawn: tuple[TaxonomyInForce, ...]
 
     def lines(self) -> list[str]:
         """Return the status as text."""
-        return [_model_line(self.model), *(line for taxonomy in self.taxonomies for line in _lines(taxonomy))]
+        in_force = [line for taxonomy in self.taxonomies for line in _lines(taxonomy)]
+        return [_model_line(self.model), *in_force, *map(withdrawn_line, self.withdrawn)]
 
 
 def store_status(folder: Folder) -> StoreStatus:
@@ -72,11 +74,14 @@ def store_status(folder: Folder) -> StoreStatus:
     check_store(folder)
     promotion, models = read_promotion(folder), read_models(folder)
     model = models.get(promotion.model_id) if promotion is not None else None
-    decisions = read_decisions(folder)
+    decisions, records = read_decisions(folder), taxonomy_records(folder)
     return StoreStatus(
         store=folder.url,
         model=_model_status(promotion, model),
-        taxonomies=tuple(_taxonomy_status(folder, record, model, decisions) for record in taxonomies_in_force(folder)),
+        taxonomies=tuple(
+            _taxonomy_status(folder, record, model, decisions) for record in records if not record.withdrawn
+        ),
+        withdrawn=tuple(record for record in records if record.withdrawn),
     )
 
 

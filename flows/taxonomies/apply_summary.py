@@ -20,6 +20,7 @@ class PlannedApply(BaseModel):
 
     store: str
     diff: TaxonomyDiff
+    withdrawn: bool  # whether it was taken out of force, and would be put in force again
     cost: TaxonomyCost
     token_bytes_per_image: int | None  # that keeping them would take; None: no image is read for lack of patch tokens
     decision: RetrainDecision
@@ -27,7 +28,8 @@ class PlannedApply(BaseModel):
 
     def head(self) -> list[str]:
         """Return what is said before the table of changes."""
-        return list(change_lines(self.diff))
+        again = f"taxonomy {self.diff.new_name} was taken out of force; applying it puts it in force again"
+        return [*([again] if self.withdrawn else []), *change_lines(self.diff)]
 
     def lines(self) -> list[str]:
         """Return what is said after the table of changes."""
@@ -102,6 +104,7 @@ def describe_plan(plan: ApplyPlan) -> PlannedApply:
     return PlannedApply(
         store=plan.request.store,
         diff=plan.diff,
+        withdrawn=plan.withdrawn,
         cost=plan.cost,
         token_bytes_per_image=plan.token_bytes,
         decision=plan.decision,

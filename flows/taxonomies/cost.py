@@ -110,9 +110,8 @@ def cost_of(folder: Folder, taxonomy: Taxonomy, model_id: str | None = None) -> 
     """
     plan = plan_backfill(BackfillRequest(store=folder.url, model=model_id), taxonomy)
     runs = read_runs(folder)
-    names = {
-        dataset: {known.name for known in current} for dataset, current in current_taxonomies(folder, runs).items()
-    }
+    current = current_taxonomies(folder, runs, taxonomy)
+    names = {dataset: {known.name for known in taxonomies} for dataset, taxonomies in current.items()}
     datasets = [dataset for dataset in sorted(names) if plan.model is not None and taxonomy.name in names[dataset]]
     reports = current_reports(runs)
     costs = (_dataset_cost(folder, plan, dataset, reports) for dataset in datasets)

@@ -20,6 +20,7 @@ import torch
 
 from flows.apply import plan_apply, run_apply
 from flows.models import load_model
+from flows.taxonomies.withdrawal import run_withdrawal
 from schemas.config import ApplyRequest
 from storage.audit import audit_run
 from storage.catalog import open_catalog
@@ -139,6 +140,9 @@ def main(folder: Path) -> dict[str, Any]:
     asked(lambda: str(world.shard("00001", [*pictures(1, 2), ("bad.jpg", TEXT_AS_JPEG)])))
     begun = folder / "begun"
     asked(lambda: dying(lambda store: world.tag(store=store), begun))
+    results["withdrawn"] = kill_everywhere(
+        lambda store: run_withdrawal(Folder(store), "t"), folder / "withdrawn", begun
+    )
     results["applied"] = kill_everywhere(lambda store: apply_grown(world, store), folder / "applied", begun)
     asked(lambda: str(world.shard("00000", pictures(5, 1))))
     retry = folder / "changed"

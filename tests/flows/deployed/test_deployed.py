@@ -108,6 +108,10 @@ def test_the_commands_are_runs_that_prefect_shows(prefect_server: None, annotate
     told = said("retrain")
     assert told["outcome"]["state"] == "declined" and len(runs("retrain")) == 1
     assert "teal-moon" in artifact(f"retraining-{told['decision']['decision_id']}")
+    assert said("taxonomy", "withdraw", "scenes", "--plan")["planned"] and not flow_runs("withdraw-taxonomy")
+    assert said("taxonomy", "withdraw", "scenes")["in_force"] and len(flow_runs("withdraw-taxonomy")) == 1
+    assert "out of force now" in artifact("taxonomy-%")
+    assert not said("taxonomy", "withdraw", "scenes")["in_force"] and len(flow_runs("withdraw-taxonomy")) == 1
 
 
 def test_plans_load_no_prefect(annotated: AnnotatedWorld) -> None:
