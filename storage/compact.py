@@ -24,7 +24,7 @@ from storage.catalog import check_store
 from storage.compacted import FOLDER, compacted_files, find_compacted, parts_of, write_compacted
 from storage.files import Folder, checksum, transport_errors
 from storage.parquet import read_parquet
-from storage.parts import ROW_GROUP_ROWS, SAMPLE_ENCODING, write_part
+from storage.parts import LARGE_SAMPLE_ENCODING, ROW_GROUP_ROWS, write_part
 from storage.runs import StoredRun, chosen_run, read_runs, run_path
 from storage.score_parts import SCORE_ENCODING
 
@@ -116,7 +116,7 @@ def _write(folder: Folder, run_id: str, kind: Kind, parts: Sequence[Part]) -> Co
     if kind == "scores":
         file = write_part(folder, path, _by_label(tables), **SCORE_ENCODING)
     else:
-        file = write_part(folder, path, pa.concat_tables(tables).cast(SAMPLES), **SAMPLE_ENCODING)
+        file = write_part(folder, path, pa.concat_tables(tables).cast(SAMPLES), **LARGE_SAMPLE_ENCODING)
     return CompactedFile(kind=kind, file=file, parts=tuple(parts))
 
 

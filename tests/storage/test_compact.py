@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from schemas.compaction import Kind
 from schemas.errors import StoreError
 from schemas.manifest import Fingerprint
+from schemas.tables import SAMPLES
 from storage.audit import audit_run
 from storage.catalog import open_catalog
 from storage.compact import KEPT_FOR, compact_store
@@ -76,6 +78,14 @@ def test_answers_stay_and_come_from_few_files(folder: Folder) -> None:
     assert answers(folder) == before
     assert "compacted/scores" in files_read(folder) and "r1/scores/" not in files_read(folder)
     assert "compacted/samples" in files_read(folder, "samples")
+
+
+def test_keys_in_large_files_are_compressed_for_reading(folder: Folder) -> None:
+    compact_store(folder)
+    (large,) = folder.list("runs/r1/compacted/samples")
+    row_group = pq.ParquetFile(folder.path(large)).metadata.row_group(0).to_dict()
+    compression = {column["path_in_schema"]: column["compression"] for column in row_group["columns"]}
+    assert compression == dict.fromkeys(SAMPLES.names, "ZSTD") | {"key": "LZ4"}
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(folder: Folder) -> None:
