@@ -23,10 +23,10 @@ demo: install ## Play the whole story offline, in ./demo
 	$(BIN)/clipdecoder demo
 
 test: install ## Run the tests (CPU, no network)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not slow and not e2e and not browser"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not slow and not e2e and not browser"
 
 test-e2e: install browser ## Run the long tests: Prefect server and worker, the demo, a browser, kills at every step
-	$(BIN)/python -m pytest -m "slow or e2e or browser"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "slow or e2e or browser"
 
 browser: ## Install Chromium and its driver where they are missing (Debian's packages)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \

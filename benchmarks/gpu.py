@@ -35,7 +35,7 @@ from benchmarks.pictures import photos, write_shards
 from benchmarks.rounds import Cost, cost
 from benchmarks.stages import Job, decode, stored_embeddings, tag
 from benchmarks.towers import save_random
-from clipdecoder.encoders.model import load_model
+from clipdecoder.encoders.model import find_device, load_model
 from clipdecoder.encoders.open_clip_models import load_open_clip
 
 WIDTH, HEIGHT, SHARDS = 500, 375, 16
@@ -218,7 +218,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write if asked."""
     given = parse()
-    device = torch.device(given.device)
+    device = find_device(given.device)  # with its number: of a machine with several GPUs all of it is about one
     known = (SMALL_IMAGES if given.small else IMAGES) if device.type == "cuda" else CPU_IMAGES
     towers = given.towers.split(",") if given.towers else list(known)
     chosen = f" --device {device}" * (device.type != "cuda") + " --small" * given.small

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipdecoder.devices import multiplies_bfloat16
 from clipdecoder.encoders.encoder import Encoded, EncoderPair, ImageEncoder, TextEncoder
 from clipdecoder.encoders.open_clip_encoders import OpenClipText, open_clip_encoders
 from clipdecoder.encoders.open_clip_models import SCHEMES, OpenClipModel, load_open_clip
@@ -125,6 +126,8 @@ def list_devices(device: str) -> tuple[str, ...]:
 def find_device(device: str) -> torch.device:
     """Return the device that a word names, the first one of a list.
 
+    Of several GPUs `auto` and `cuda` mean PyTorch's current one: the first, or in a process of `torchrun` its own.
+
     Raises:
         ModelError: it is no device, or not on this machine.
     """
@@ -141,14 +144,14 @@ def find_device(device: str) -> torch.device:
         raise ModelError(
             f"device {device!r} asked for, and PyTorch finds {num_gpus} GPUs here; use --device cpu or auto"
         )
-    return torch.device("cuda", int(index or 0))
+    return torch.device("cuda", int(index) if index else torch.cuda.current_device())
 
 
 def best_precision(device: torch.device) -> Precision:
     """Return the precision that is fast on a device: bfloat16 where it has units for it, float16 on older GPUs."""
     if device.type != "cuda":
         return "float32"
-    return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    return "bfloat16" if multiplies_bfloat16(device) else "float16"
 
 
 class ClipModel:

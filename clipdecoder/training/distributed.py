@@ -6,26 +6,59 @@ Shapes: B images of one process, W processes.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from schemas.errors import ConfigError
 
-def init_from_environment() -> bool:
+# The others wait while the main process makes the features of all images, which may take hours, and PyTorch's own limit
+# is 10 minutes on GPUs. A process that died is `torchrun`'s to see: it ends the others at once.
+PATIENCE = timedelta(days=7)
+
+
+def init_from_environment(device: str = "auto") -> bool:
     """Join the group that `torchrun` describes in the environment; return whether there is one.
 
-    NCCL where there are GPUs, each process on its own, else gloo.
+    NCCL where there are GPUs, each process on its own, which is then what `cuda` means in it; else gloo.
+
+    Args:
+        device: what was asked for: with `cpu` GPUs are left alone.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine, or all processes were to share one.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         return dist.is_initialized()
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl")
-    else:
-        dist.init_process_group("gloo")
+    if device == "cpu" or not torch.cuda.is_available():
+        dist.init_process_group("gloo", timeout=PATIENCE)
+        return True
+    index = own_gpu(device, int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    dist.init_process_group("nccl", timeout=PATIENCE, device_id=torch.device("cuda", index))
     return True
+
+
+def own_gpu(device: str, local_rank: int, num_gpus: int) -> int:
+    """Return the GPU of one of several processes of a machine.
+
+    Raises:
+        ConfigError: there is none for it.
+    """
+    if device not in ("auto", "cuda"):
+        raise ConfigError(
+            f"device {device!r} asked for, and of several processes each takes a GPU of its own; leave it out, and say "
+            "which GPUs there are by CUDA_VISIBLE_DEVICES"
+        )
+    if local_rank >= num_gpus:
+        raise ConfigError(
+            f"process {local_rank + 1} of this machine has no GPU, as PyTorch finds {num_gpus} here; give torchrun "
+            f"--nproc-per-node {num_gpus}, or train with --device cpu"
+        )
+    return local_rank
 
 
 def shutdown() -> None:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
+from clipdecoder.devices import multiplies_bfloat16
 from clipdecoder.heads.group_head import Head, build_head
 from clipdecoder.training.batches import Batch, Process, TrainData, epoch_rows, iter_batches
 from clipdecoder.training.distributed import from_main, is_main, rank, world_size
@@ -196,7 +197,8 @@ class _Loop:
         if self.config.amp != "auto":
             return self.config.amp == "bf16"
         # On a processor a backbone takes longer in bfloat16 (1.3 times, ViT-B/32), a head half as long.
-        return self.device.type == "cuda" or (self.model.tokens_of is None and _multiplies_bfloat16())
+        worth_it = self.device.type == "cuda" or self.model.tokens_of is None
+        return worth_it and multiplies_bfloat16(self.device)
 
     @property
     def _averaged(self) -> TrainingModel:
@@ -265,12 +267,6 @@ def _build_model(
     model = TrainingModel(build_head(shape), config, data.queries_KQ, tokens_of).to(device)
     model.head.fit_statistics(x_BTC, model.queries_KQ)
     return model
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for products of bfloat16: others take a hundred times as long for them."""
-    abilities = torch.cpu.get_capabilities()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def _wrap(model: TrainingModel, config: TrainConfig) -> nn.Module:

@@ -96,7 +96,7 @@ def train(
         "store": store,
     }
     request = make_request(TrainRequest, **with_settings(TrainRequest, given))
-    init_from_environment()
+    init_from_environment(request.device)
     try:
         with training_bar(stderr() if is_main() else None) as watch:
             summary = run_train(plan_train(request), watch)

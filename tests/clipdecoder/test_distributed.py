@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipdecoder.training import distributed
 from clipdecoder.training.loop import Hooks, train_head
+from schemas.errors import ConfigError
 from tests.clipdecoder.training_world import make_data, recipe, weights_of
 
 
@@ -59,6 +60,14 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> No
     for name, loss in alone.reports[-1].losses.items():
         assert first[f"losses.{name}"] == pytest.approx(loss, rel=1e-4)
     assert first["best"][0] == 2
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own() -> None:
+    assert [distributed.own_gpu(device, rank, 2) for device in ("auto", "cuda") for rank in (0, 1)] == [0, 1, 0, 1]
+    with pytest.raises(ConfigError, match="process 3 of this machine has no GPU, as .* finds 2.*--nproc-per-node 2"):
+        distributed.own_gpu("auto", 2, 2)
+    with pytest.raises(ConfigError, match="'cuda:1' asked for.*CUDA_VISIBLE_DEVICES"):
+        distributed.own_gpu("cuda:1", 0, 2)
 
 
 def test_one_process_is_a_group_of_one() -> None:

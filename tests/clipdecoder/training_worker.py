@@ -21,7 +21,7 @@ def main() -> None:
     """Train, and write what came of it."""
     torch.set_num_threads(1)
     out, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
-    assert init_from_environment() and world_size() == 2
+    assert init_from_environment("cpu") and world_size() == 2
     calls: list[str] = []
 
     def evaluate(_model: object) -> float:
