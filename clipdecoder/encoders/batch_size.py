@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
 from clipdecoder.encoders.encoder import ImageEncoder
 
-LARGEST = 2048
+SMALLEST, LARGEST = 32, 2048
 _WORTH_IT = 1.03  # a doubling that gains less only makes batches late, and takes memory
 _CPU_PIXELS = 16 * 224 * 224  # activations of about so many pixels are fastest on a processor
 _SECONDS = 0.3  # each size is tried for
@@ -23,13 +24,20 @@ def find_batch_size(encoder: ImageEncoder) -> int:
     height, width = encoder.transform.size
     if encoder.device.type != "cuda":
         return max(8, min(64, _CPU_PIXELS // (height * width) // 8 * 8))
-    size, rate = 32, _rate(encoder, 32)
-    while size < LARGEST:
-        faster = _rate(encoder, 2 * size)
-        if faster < _WORTH_IT * rate:
-            break
-        size, rate = 2 * size, faster
+    size = largest_that_pays(lambda size: _rate(encoder, size))
     torch.cuda.empty_cache()
+    return size
+
+
+def largest_that_pays(rate: Callable[[int], float]) -> int:
+    """Return the size, from `SMALLEST` doubled up to `LARGEST`, beyond which the rate hardly grows.
+
+    Args:
+        rate: pictures per second at a size; 0 where the memory is too small for so many.
+    """
+    size, best = SMALLEST, rate(SMALLEST)
+    while size < LARGEST and (faster := rate(2 * size)) > _WORTH_IT * best:
+        size, best = 2 * size, faster
     return size
 
 

@@ -120,6 +120,9 @@ class ImageEncoder:
         self.device = device
         self.precision = precision
         self._dtype = DTYPES[precision] if device.type == "cuda" else torch.float32
+        if device.type == "cuda" and precision == "float32":
+            # By default convolutions, a ViT's first one too, round their factors to 10 bits: half-way to bfloat16.
+            torch.backends.cudnn.allow_tf32 = False
         self._rows: int | None = None  # at once, after the device's memory was too small for more
 
     @cached_property
@@ -209,12 +212,10 @@ class ImageEncoder:
             ModelError: tokens are wanted and the tower has none.
         """
         with torch.inference_mode():
-            while True:
-                try:
-                    parts = torch.split(pixels_BHWC, self._rows or max(1, len(pixels_BHWC)))
-                    return _joined([self._encode_part(part, tokens) for part in parts])
-                except torch.OutOfMemoryError as error:
-                    self._take_fewer(len(pixels_BHWC), error)
+            while (encoded := self._encode_if_it_fits(pixels_BHWC, tokens, self._rows)) is None:
+                # Not while the error is handled: it keeps all alive that was made until then.
+                self._take_fewer(len(pixels_BHWC))
+            return encoded
 
     def encode_pixels(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Return embeddings_BD alone: see `encode`."""
@@ -246,24 +247,28 @@ class ImageEncoder:
 
     def takes(self, pixels_BHWC: Tensor) -> bool:
         """Whether the device's memory is large enough for so many pictures at once."""
+        with torch.inference_mode():
+            return self._encode_if_it_fits(pixels_BHWC, tokens=False, rows=None) is not None
+
+    def _encode_if_it_fits(self, pixels_BHWC: Tensor, tokens: bool, rows: int | None) -> DeviceEncoded | None:
+        """Return the features, made of so many pictures at a time or of all; nothing where the memory is too small."""
+        parts = torch.split(pixels_BHWC, rows or max(1, len(pixels_BHWC)))
         try:
-            with torch.inference_mode():
-                self._encode_part(pixels_BHWC, tokens=False)
+            return _joined([self._encode_part(part, tokens) for part in parts])
         except torch.OutOfMemoryError:
-            return False
-        return True
+            return None
 
     def _encode_part(self, pixels_BHWC: Tensor, tokens: bool) -> DeviceEncoded:
         x_BCHW = self.transform.to_device_input(pixels_BHWC).to(self._dtype)
         return _encoded(self._network(x_BCHW, tokens=tokens))
 
-    def _take_fewer(self, num_images: int, error: torch.OutOfMemoryError) -> None:
+    def _take_fewer(self, num_images: int) -> None:
         rows = min(self._rows or num_images, num_images)
         if rows == 1:
             raise RunError(
                 f"{self.device} has no memory for a single picture of {self.transform.size}; free some, or use "
                 "--device cpu"
-            ) from error
+            )
         self._rows = rows // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Any
@@ -23,6 +23,7 @@ from clipdecoder.encoders.encoder import DeviceEncoded, ImageEncoder
 from clipdecoder.encoders.transforms import ImageTransform
 from clipdecoder.scoring.scores import KeptScores, VocabularyScorer, keep_scores, sorted_by_label, tensor_of
 from clipdecoder.scoring.selection import kept_cells
+from schemas.errors import RunError
 
 # On a CPU matrix products of a multiple of this many pictures give each picture the same bits (measured with MKL on
 # AVX2, with MKL and oneDNN on AVX-512), and so do those of 1, of 2 and of 4, each among themselves; of other counts the
@@ -53,8 +54,12 @@ class StartedBatch:
         self._lane = lane
 
     def finish(self) -> TaggedBatch:
-        """Wait for the batch and return it."""
-        with self._lane.resume():
+        """Wait for the batch and return it.
+
+        Raises:
+            RunError: the device has no memory to choose among so many scores.
+        """
+        with self._lane.resume(), _memory_for(len(self._encoded.embeddings_BD)):
             self._lane.mark(_WAITING)
             tokens = self._encoded.tokens_BTC if self._tagger.wants_tokens else None
             kept = self._tagger.keep(self._logits_BK) if self._logits_BK is not None else None
@@ -72,7 +77,8 @@ class BatchTagger:
 
     Scores are computed from the rounded embeddings and tokens, so those of fresh and of stored features are the same.
     On a GPU each batch under way has a stream of its own: while one is computed another is copied, and what is kept of
-    a third comes back. What is not kept stays there.
+    a third comes back. What is not kept stays there. Batches are computed one after the other: two that share the
+    device end no sooner, and neither's seconds would be its own.
 
     Args:
         encoder: makes embeddings, and patch tokens where they are looked at or wanted back.
@@ -93,8 +99,11 @@ class BatchTagger:
         self._top_k = top_k
         self._lanes = _lanes(encoder.device)
         self._lock = threading.Lock()
+        self._last_end: Any = None  # of what was begun last, where the device works by itself
         if encoder.device.type == "cuda":
-            # What is made once, for all streams, must be whole before a second stream looks at it.
+            # What is made once, for all streams, must be whole before another stream looks at it: first what was made
+            # until now, such as weights, then what the first batch makes.
+            torch.cuda.synchronize(encoder.device)
             self.start(self.buffer(1), 1).finish()
             torch.cuda.synchronize(encoder.device)
 
@@ -119,16 +128,17 @@ class BatchTagger:
                 instead of those made now, which another batch size or device may have rounded otherwise.
 
         Raises:
-            RunError: the device has no memory for a single picture.
+            RunError: the device has no memory for a single picture, or for the scores of so many.
             ModelError: patch tokens are wanted and the tower has none.
         """
         with self._lock:
             stream = next(self._lanes)
         lane = _Lane(stream)
-        with lane.resume(), torch.inference_mode():
-            lane.mark(_WAITING)
+        with lane.resume(), torch.inference_mode(), _memory_for(count):
             rows = torch.from_numpy(pixels_BHWC[: _rows(count, len(pixels_BHWC))])
             pixels = rows.to(self.encoder.device, non_blocking=True)
+            lane.follow(self._last_end)
+            lane.mark(_WAITING)
             look = self.wants_tokens or (self._scorer is not None and self._scorer.needs_tokens)
             made = self.encoder.device_encode(pixels, tokens=look)
             encoded = DeviceEncoded(
@@ -138,7 +148,7 @@ class BatchTagger:
             lane.mark("encode")
             # A row that failed is NaN, so are its logits, and none of them is kept.
             logits_BK = self._scorer.device_logits(*encoded) if self._scorer is not None else None
-            lane.mark("score")
+            self._last_end = lane.mark("score")
             return StartedBatch(self, encoded, logits_BK, lane)
 
     def score(self, embeddings_ND: NDArray[np.float16], tokens_NTC: NDArray[np.float16] | None) -> KeptScores:
@@ -175,6 +185,18 @@ def _lanes(device: torch.device) -> Iterator[Any]:
     return cycle([torch.cuda.Stream(device), torch.cuda.Stream(device)])  # type: ignore[no-untyped-call]
 
 
+@contextmanager
+def _memory_for(count: int) -> Iterator[None]:
+    """Say what to do where the device's memory ends outside of the encoder, which helps itself."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the device has no memory for {count} pictures and their scores at once ({error}); use a smaller "
+            "--batch-size, or --device cpu"
+        ) from error
+
+
 class _Lane:
     """The stream of one batch, and when its stages ended: by the device's clock where it has one."""
 
@@ -186,14 +208,19 @@ class _Lane:
         """Return the context in which whatever is launched belongs to this batch."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def mark(self, stage: str) -> None:
-        """Note that a stage ends here."""
-        if self._stream is None:
-            self._marks.append((stage, time.perf_counter()))
-            return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(self._stream)
-        self._marks.append((stage, event))
+    def follow(self, end: Any) -> None:
+        """Let the device do what is launched from now on only after another batch's mark, if there is one."""
+        if self._stream is not None and end is not None:
+            self._stream.wait_event(end)
+
+    def mark(self, stage: str) -> Any:
+        """Note that a stage ends here, and return when: an event of the device, or seconds."""
+        end: Any = time.perf_counter()
+        if self._stream is not None:
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end.record(self._stream)
+        self._marks.append((stage, end))
+        return end
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage; they have to be over."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clipdecoder.encoders.backbone import Backbone, Features
-from clipdecoder.encoders.batch_size import find_batch_size
+from clipdecoder.encoders.batch_size import LARGEST, SMALLEST, find_batch_size, largest_that_pays
 from clipdecoder.encoders.encoder import EncoderFacts, ImageEncoder
 from clipdecoder.encoders.model import ClipModel, load_encoders, load_image_encoder, load_model, load_text_encoder
 from clipdecoder.encoders.open_clip_models import load_open_clip
@@ -183,3 +183,16 @@ def test_two_precisions_at_once_are_refused() -> None:
 
 def test_the_batch_size_of_a_processor_follows_from_the_models_size(spec: str) -> None:
     assert find_batch_size(load_image_encoder(spec, device="cpu")) == 64  # of 32 x 32 pixels
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    [
+        ({32: 100.0, 64: 190.0, 128: 300.0, 256: 305.0}, 128),  # the last doubling gains too little
+        ({32: 100.0, 64: 190.0, 128: 0.0}, 64),  # no memory for more
+        ({32: 0.0, 64: 0.0}, SMALLEST),  # nor for the smallest: the encoder takes it in parts
+        ({2**power: 2.0**power for power in range(5, 12)}, LARGEST),
+    ],
+)
+def test_batch_sizes_are_doubled_as_long_as_that_pays(rates: dict[int, float], size: int) -> None:
+    assert largest_that_pays(rates.__getitem__) == size

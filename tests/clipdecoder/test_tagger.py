@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -30,9 +32,12 @@ class Means(Backbone):
         torch.manual_seed(0)
         nn.init.normal_(self.tower.weight)
         self.most, self.seen = most, list[int]()
+        self.failed: weakref.ref[torch.Tensor] | None = None
 
     def forward(self, x_BCHW: torch.Tensor, *, tokens: bool = True) -> Features:
+        assert self.failed is None or self.failed() is None, "what did not fit is still there"
         if len(x_BCHW) > self.most:
+            self.failed = weakref.ref(x_BCHW)
             raise torch.OutOfMemoryError("out of memory")
         self.seen.append(len(x_BCHW))
         lowest_B1 = x_BCHW.amin(dim=(1, 2, 3))[:, None]
@@ -135,3 +140,15 @@ def test_a_batch_that_memory_is_too_small_for_is_taken_in_parts_and_so_are_all_a
 def test_a_device_without_memory_for_one_picture_is_an_error_with_advice() -> None:
     with pytest.raises(RunError, match=r"no memory for a single picture of \(64, 64\).*--device cpu"):
         tag(make_tagger(most=0), make_pixels(2), 8)
+
+
+def test_a_device_without_memory_for_the_scores_is_an_error_with_advice() -> None:
+    class Greedy(CosineScorer):
+        def device_logits(self, embeddings_RD: torch.Tensor, tokens_RTD: torch.Tensor | None) -> torch.Tensor:
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    maps = LabelMaps(np.ones(2), np.zeros(2))
+    scorer = Greedy(queries_KD=np.ones((2, WIDTH), np.float32), maps=maps)
+    tagger = BatchTagger(make_encoder(), scorer, floor=0.6, top_k=1, tokens=False)
+    with pytest.raises(RunError, match="no memory for 5 pictures and their scores at once.*20 GiB.*--batch-size"):
+        tag(tagger, make_pixels(5), 8)
