@@ -14,7 +14,6 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -23,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import RequestError, StoreError
 from schemas.manifest import Fingerprint
+from storage import disk
 
 TEMPORARY_PREFIX = ".tmp-"
 _SPECIAL_PARTS = {"": "%2F", ".": "%2E", "..": "%2E%2E"}  # and what they are called, which no other part is
@@ -78,13 +78,18 @@ class Folder:
 
         Temporary files are left out.
         """
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, int] = {}
         # A folder, or a bucket, that is not there has no files.
         with suppress(FileNotFoundError), self._store_errors("list", prefix):
-            self._forget()
-            found = self.fs.find(self.path(prefix), detail=True)
-        sizes = {path[len(self.root) :].lstrip("/"): int(info["size"] or 0) for path, info in found.items()}
+            found = self._sizes_below(self.path(prefix))
+        sizes = {path[len(self.root) :].lstrip("/"): size for path, size in found.items()}
         return {name: sizes[name] for name in sorted(sizes) if name.endswith(suffix) and not _temporary(name)}
+
+    def _sizes_below(self, path: str) -> dict[str, int]:
+        if self._plain:
+            return dict(disk.sizes(path))
+        self._forget()
+        return {path: int(info["size"] or 0) for path, info in self.fs.find(path, detail=True).items()}
 
     def folders(self, prefix: str) -> list[str]:
         """Return the last part of the name of each folder right below `prefix`, sorted; none of what is in them."""
@@ -107,7 +112,7 @@ class Folder:
         """
         with self._store_errors("read", name):
             if self._plain:
-                return Path(self.path(name)).read_bytes()
+                return disk.read(self.path(name))
             return bytes(self.fs.cat_file(self.path(name)))
 
     @contextmanager
@@ -151,7 +156,7 @@ class Folder:
 
     def _put(self, path: str, data: bytes) -> None:
         if self._plain:
-            written = Path(path).write_bytes(data)
+            written = disk.write(path, data)
         else:
             self.fs.pipe_file(path, data)
             self._forget()
@@ -165,9 +170,7 @@ class Folder:
         target = self.path(name)
         parent, base = posixpath.split(target)
         temporary = posixpath.join(parent, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{base}")
-        if self._plain:
-            os.makedirs(parent, exist_ok=True)
-        elif not self._is_object_store:
+        if not self._plain and not self._is_object_store:
             self.fs.makedirs(parent, exist_ok=True)
         with self._removed_on_error(temporary):
             yield temporary
@@ -189,6 +192,8 @@ class Folder:
             StoreError: the store cannot be written; so does any error of a disk or a network inside the block.
         """
         try:
+            if self._plain:
+                os.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
             with self._moved_into_place(name) as temporary, self.fs.open(temporary, "wb") as file:
                 yield file
         except transport_errors() as error:
@@ -206,7 +211,10 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file; it is no error if it is not there."""
         with suppress(FileNotFoundError), self._store_errors("remove", name):
-            self.fs.rm_file(self.path(name))
+            if self._plain:
+                os.remove(self.path(name))
+            else:
+                self.fs.rm_file(self.path(name))
 
     def _forget(self) -> None:
         """Drop cached listings: another process may have written since."""

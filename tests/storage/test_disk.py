@@ -1,0 +1,41 @@
+"""A disk that is asked without a detour says what fsspec says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from storage import disk
+
+
+def test_the_sizes_of_files_are_those_that_fsspec_finds(tmp_path: Path) -> None:
+    for name, size in {"a": 3, "b/c": 0, "b/d/e f": 70_000, "b/.hidden": 1}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "b" / "c")
+    for place in (tmp_path, tmp_path / "b", tmp_path / "a", tmp_path / "empty"):
+        found = LocalFileSystem().find(str(place), detail=True)
+        sizes = {path: info.get("size", 3) for path, info in found.items()}  # of a file itself fsspec says nothing
+        assert dict(disk.sizes(str(place))) == sizes
+    with pytest.raises(FileNotFoundError):
+        list(disk.sizes(str(tmp_path / "missing")))
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "inside" / "here").mkdir(parents=True)
+    (tmp_path / "inside" / "again").symlink_to(tmp_path)
+    assert list(disk.sizes(str(tmp_path))) == []
+
+
+def test_a_file_is_written_with_the_folders_that_it_needs(tmp_path: Path) -> None:
+    path = str(tmp_path / "a" / "b" / "file")
+    assert disk.write(path, b"first") == 5
+    assert disk.write(path, b"then") == 4
+    assert disk.read(path) == b"then"
+    with pytest.raises(NotADirectoryError):
+        disk.write(f"{path}/below", b"")
+    with pytest.raises(FileNotFoundError):
+        disk.read(str(tmp_path / "missing"))
