@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.browse.attention import draw_look
 from flows.browse.catalogs import source_of
 from flows.browse.details import TAGS, answers_of, scores_of
-from flows.browse.filters import PAGE
-from flows.browse.grid import Picture, describe
+from flows.browse.filters import PAGE, Place, SourceQuery
+from flows.browse.grid import described
 from flows.browse.jobs import Job, Tell
 from flows.browse.redaction import without_places
 from flows.browse.results import Found, ask
@@ -38,6 +38,11 @@ class AskedPlace(_Asked):
     dataset: str = Field(max_length=2000)
     shard: str = Field(max_length=2000)
     sample: int = Field(ge=0, lt=2**31)
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return self.dataset, self.shard, self.sample
 
 
 class AskedTags(_Asked):
@@ -87,8 +92,7 @@ class AskedLook(AskedPlace):
 @router.post("/tags")
 def give_tags(desk: TheDesk, asked: AskedTags) -> Reply:
     """Return the first tags of some pictures."""
-    places = [(place.dataset, place.shard, place.sample) for place in asked.places]
-    found = scores_of(desk.catalogs.get(asked.source), places, tags_only=True)
+    found = scores_of(desk.catalogs.get(asked.source), [each.place for each in asked.places], tags_only=True)
     return {
         "tags": [
             [{"name": each.name, "id": each.label_id, "score": each.score, "seen": each.seen} for each in scores[:TAGS]]
@@ -98,9 +102,9 @@ def give_tags(desk: TheDesk, asked: AskedTags) -> Reply:
 
 
 @router.get("/counts")
-def give_counts(desk: TheDesk, source: Annotated[str, Query(max_length=300)] = "") -> Reply:
+def give_counts(desk: TheDesk, wanted: Annotated[SourceQuery, Query()]) -> Reply:
     """Return how many pictures have each label."""
-    return {"counts": desk.catalogs.get(source).tag_counts}
+    return {"counts": desk.catalogs.get(wanted.source).tag_counts}
 
 
 @router.post("/answer")
@@ -108,7 +112,7 @@ def take_answer(desk: TheDesk, asked: AskedAnswer) -> Reply:
     """Take an answer."""
     catalog = desk.catalogs.get()
     catalog.label(asked.label)
-    picture = _picture(desk, asked)
+    picture = described(catalog, asked.place)
     before = answers_of(catalog, [picture])
     subject = picture.place, asked.label
     desk.answers.give(picture.place, picture.key, asked.label, asked.value, (subject in before, before.get(subject)))
@@ -157,7 +161,7 @@ def run_sql(desk: TheDesk, asked: AskedQuery) -> Reply:
 def search(desk: TheDesk, asked: AskedSearch) -> Reply:
     """Begin to look for what is nearest to a text or to a picture of the store."""
     if asked.like is not None:
-        picture = _picture(desk, asked.like)
+        picture = described(desk.catalogs.get(), asked.like.place)
         words: dict[str, Any] = {"like": picture.key, "shard": picture.shard, "dataset": picture.dataset}
         title = f"like {picture.key}"
     elif asked.text.strip():
@@ -250,13 +254,6 @@ def _search(desk: Desk, source: str, title: str, words: dict[str, Any], tell: Te
         remarks=result.notes(),
     )
     return {"to": f"/found?name={desk.results.keep(found).name}"}
-
-
-def _picture(desk: Desk, place: AskedPlace) -> Picture:
-    pictures = describe(desk.catalogs.get(), [(place.dataset, place.shard, place.sample)])
-    if not pictures:
-        raise ConfigError(f"the store has no sample {place.sample} in shard {place.shard!r} of {place.dataset!r}")
-    return pictures[0]
 
 
 def _state(desk: Desk) -> Reply:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from schemas.errors import ConfigError, ShardError, StoreError
+from schemas.errors import ConfigError, ShardError, StoreError, one_of
 from schemas.manifest import ShardReport
 from schemas.sample import ShardStatus
 from storage.catalog import open_catalog
 from storage.files import Folder
 from storage.guesses import EXPECTED_SQL, Expected
+from storage.models import read_models
 from storage.query import run_query
 from storage.review import shown_scorer
 from storage.runs import StoredRun, chosen_run, read_runs
@@ -53,6 +54,10 @@ WHERE l.active AND s.score >= l.threshold GROUP BY l.label_id
 """
 
 
+class NotThereError(ConfigError):
+    """Something was asked for that the store does not have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BrowsedLabel:
     """An active label of a catalog."""
@@ -82,6 +87,26 @@ def source_of(source: str) -> tuple[str, str]:
     return kind, name
 
 
+def _check_there(folder: Folder, kind: str, name: str) -> None:
+    """Refuse a source that the store does not have.
+
+    Raises:
+        NotThereError: there is no such model or run.
+        StoreError: the store cannot be read.
+    """
+    if kind == "run":
+        _run_of(read_runs(folder), name)
+    if kind == "model" and name not in (known := read_models(folder)):
+        raise NotThereError(one_of("model", name, known))
+
+
+def _run_of(runs: Sequence[StoredRun], name: str) -> StoredRun:
+    try:
+        return chosen_run(runs, name)
+    except StoreError as error:
+        raise NotThereError(str(error)) from None
+
+
 class Catalog:
     """One open catalog, and what pages ask of it again and again."""
 
@@ -91,6 +116,7 @@ class Catalog:
         self._folder = folder
         self._remembered: dict[str, Any] = {}
         self._making_groups, self._has_groups = threading.Lock(), False
+        _check_there(folder, kind, name)
         self._connection = open_catalog(
             folder, model_id=name if kind == "model" else None, run_id=name if kind == "run" else None
         )
@@ -155,7 +181,15 @@ class Catalog:
     def runs(self) -> list[StoredRun]:
         """The runs that are shown: all, or the one that is looked at."""
         runs, (kind, name) = read_runs(self._folder), source_of(self.source)
-        return [chosen_run(runs, name)] if kind == "run" else runs
+        return [_run_of(runs, name)] if kind == "run" else runs
+
+    def run(self, name: str) -> StoredRun:
+        """Return the run that a person means, named as in `chosen_run`.
+
+        Raises:
+            NotThereError: none is shown that the name fits, or several are.
+        """
+        return _run_of(self.runs, name)
 
     @cached_property
     def models(self) -> dict[str, frozenset[str]]:
@@ -208,10 +242,10 @@ class Catalog:
         """Return an active label.
 
         Raises:
-            ConfigError: there is none of this id.
+            NotThereError: there is none of this id.
         """
         if label_id not in self.labels:
-            raise ConfigError(f"unknown label {label_id!r}; the list of labels has those that are active")
+            raise NotThereError(f"unknown label {label_id!r}; the list of labels has those that are active")
         return self.labels[label_id]
 
 

@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flows.browse.catalogs import Catalog, source_of
+from flows.browse.catalogs import Catalog, NotThereError, source_of
 from flows.browse.filters import ComparisonFilter, Place
 from flows.browse.jobs import Job, Jobs, Tell
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, one_of
 from storage.comparisons import Change, Pair, Side, labels_sql, pair_of, pictures_sql, shown_sql, side_of
-from storage.runs import chosen_run
 
 MAX_PICTURES = 5000  # of each change that pages lead to; the export has all
 PATIENCE_SECONDS = 0.3  # that a page waits for a comparison before it says that one is being made
@@ -133,10 +132,10 @@ def compared_pair(catalog: Catalog, wanted: ComparisonFilter) -> Pair:
 def _side(catalog: Catalog, source: str) -> Side:
     kind, name = source_of(source)
     if kind == "run":
-        run = chosen_run(catalog.runs, name)
+        run = catalog.run(name)
         return side_of([run], run.record.model_id)
     if kind == "model" and name not in catalog.models:
-        raise ConfigError(f"the store has no scores of model {name!r}")
+        raise NotThereError(one_of("model", name, catalog.models))
     return side_of(catalog.runs, name or catalog.shown["model_id"])
 
 

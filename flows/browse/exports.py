@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from flows.browse.catalogs import Catalog, source_of
-from flows.browse.filters import Filter
+from flows.browse.filters import FAILED, Filter
 from flows.browse.results import Found
 from flows.browse.state import Desk
 from storage.views import literal
@@ -61,7 +61,7 @@ def _conditions(wanted: Filter) -> list[str]:
     if wanted.copies:
         copies = "select (dataset, shard, sample) from duplicates where not representative"
         found.append(f"(s.dataset, s.shard, s.sample) not in ({copies})")
-    if wanted.status == "failed":
+    if wanted.status == FAILED:
         found.append("s.status <> 'ok'")
     elif wanted.status:
         found.append(f"s.status = {literal(wanted.status)}")

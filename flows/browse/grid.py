@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.browse.catalogs import BrowsedLabel, Catalog
-from flows.browse.filters import PAGE, Filter, Place, mark_of
+from flows.browse.catalogs import BrowsedLabel, Catalog, NotThereError
+from flows.browse.filters import FAILED, PAGE, Filter, Place, mark_of
+from schemas.errors import one_of
 from storage.views import literal
 
 _SECONDS = 0.35  # that a page looks for pictures with rare tags, shard by shard, before it shows what it has
@@ -92,8 +93,11 @@ def find_page(catalog: Catalog, wanted: Filter, *, size: int = PAGE) -> Page:
     """Return one page of what a filter lets through.
 
     Raises:
-        RequestError: an unknown label, or a broken address.
+        NotThereError: an unknown label or dataset.
+        ConfigError: a broken address.
     """
+    if wanted.dataset and wanted.dataset not in catalog.datasets:
+        raise NotThereError(one_of("dataset", wanted.dataset, catalog.datasets))
     if wanted.label:
         return _by_score(catalog, wanted, catalog.label(wanted.label), size)
     return _in_order(catalog, wanted, size)
@@ -147,7 +151,7 @@ def _conditions(wanted: Filter, parameters: dict[str, Any], name: str) -> str:
     if wanted.key:
         where += f" AND contains({name}.key, $key)"
         parameters["key"] = wanted.key
-    if wanted.status == "failed":
+    if wanted.status == FAILED:
         where += f" AND {name}.status <> 'ok'"
     elif wanted.status:
         where += f" AND {name}.status = $status"
@@ -257,3 +261,15 @@ def describe(
         for row in catalog.ask(_PICTURES.format(among=among(places, "s")), parameters)
         for rank in (row.pop("rank"),)
     ]
+
+
+def described(catalog: Catalog, place: Place) -> Picture:
+    """Return what the store knows of one sample.
+
+    Raises:
+        NotThereError: nothing.
+    """
+    for picture in describe(catalog, [place]):
+        return picture
+    dataset, shard, sample = place
+    raise NotThereError(f"the store has no sample {sample} in shard {shard!r} of dataset {dataset!r}")

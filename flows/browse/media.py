@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
+from flows.browse.filters import PlaceQuery
 from flows.browse.pictures import LARGE, SMALL
 from flows.browse.redaction import without_places
 from flows.browse.state import Desk, TheDesk
@@ -22,20 +23,19 @@ router = APIRouter()
 _KEPT = {"cache-control": "private, max-age=3600"}
 _LINES = 7
 
-Text = Annotated[str, Query(max_length=2000)]
-Ordinal = Annotated[int, Query(ge=0, lt=2**31)]
+Asked = Annotated[PlaceQuery, Query()]
 
 
 @router.get("/thumb")
-def send_thumb(desk: TheDesk, dataset: Text, shard: Text, sample: Ordinal) -> Response:
+def send_thumb(desk: TheDesk, wanted: Asked) -> Response:
     """Send a small picture."""
-    return _picture(desk, dataset, shard, sample, SMALL)
+    return _picture(desk, wanted, SMALL)
 
 
 @router.get("/image")
-def send_image(desk: TheDesk, dataset: Text, shard: Text, sample: Ordinal) -> Response:
+def send_image(desk: TheDesk, wanted: Asked) -> Response:
     """Send a picture as large as a screen."""
-    return _picture(desk, dataset, shard, sample, LARGE)
+    return _picture(desk, wanted, LARGE)
 
 
 @router.get("/drawing/{name}")
@@ -47,11 +47,11 @@ def send_drawing(desk: TheDesk, name: str) -> Response:
     return Response(data, media_type="image/webp", headers=_KEPT)
 
 
-def _picture(desk: Desk, dataset: str, shard: str, sample: int, side: int) -> Response:
+def _picture(desk: Desk, wanted: PlaceQuery, side: int) -> Response:
     try:
         catalog = desk.catalogs.get()
-        where = catalog.shard(dataset, shard)
-        data = desk.thumbnails.get(where, sample, side, partial(catalog.expected, dataset, shard, sample))
+        where = catalog.shard(wanted.dataset, wanted.shard)
+        data = desk.thumbnails.get(where, wanted.sample, side, partial(catalog.expected, *wanted.place))
         return Response(data, media_type="image/webp", headers=_KEPT)
     except (ShardError, SampleError) as error:
         return placeholder(str(error))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import HTMLResponse
 
 from flows.browse.attention import has_decoder
-from flows.browse.catalogs import Catalog
+from flows.browse.catalogs import Catalog, NotThereError
 from flows.browse.details import (
     BINS,
     answers_of,
@@ -20,23 +20,32 @@ from flows.browse.details import (
     scores_of,
 )
 from flows.browse.exports import export_sql, found_sql, panel
-from flows.browse.filters import PAGE, Filter, Place
-from flows.browse.grid import Page, Picture, count_scored, describe, find_page
+from flows.browse.filters import (
+    FAILED,
+    PAGE,
+    EdgeQuery,
+    Filter,
+    FoundQuery,
+    LabelQuery,
+    PictureQuery,
+    Place,
+    SourceQuery,
+    SqlQuery,
+)
+from flows.browse.grid import Page, Picture, count_scored, describe, described, find_page
 from flows.browse.rendering import answer_of, bars_of, filter_words, page, part
 from flows.browse.state import Desk, TheDesk
-from schemas.errors import ConfigError
 
 _BARS = 50
 
 router = APIRouter(default_response_class=HTMLResponse)
 
-Asked = Annotated[Filter, Query()]
-Source = Annotated[str, Query(max_length=300)]
-Text = Annotated[str, Query(max_length=2000)]
+AskedT = TypeVar("AskedT")
+Asked = Annotated[AskedT, Query()]
 
 
 @router.get("/")
-def show_grid(desk: TheDesk, wanted: Asked) -> HTMLResponse:
+def show_grid(desk: TheDesk, wanted: Asked[Filter]) -> HTMLResponse:
     """Show a page of pictures."""
     catalog = desk.catalogs.get(wanted.source)
     found = find_page(catalog, wanted)
@@ -57,15 +66,15 @@ def show_grid(desk: TheDesk, wanted: Asked) -> HTMLResponse:
 
 
 @router.get("/found")
-def show_found(desk: TheDesk, name: Text, start: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
+def show_found(desk: TheDesk, wanted: Asked[FoundQuery]) -> HTMLResponse:
     """Show what a query or a search found: a page of pictures, or a table."""
-    found = desk.results.find(name)
+    found = desk.results.find(wanted.name)
     if found is None:
-        raise ConfigError("answers are kept for a while only, and this one is gone; ask again")
+        raise NotThereError("answers are kept for a while only, and this one is gone; ask again")
     catalog = desk.catalogs.get(found.source)
     if not found.places:
         return page(desk, "sql", source=found.source, found=found, sql=found.sql, catalog=catalog)
-    stop = start + PAGE
+    start, stop = wanted.start, wanted.start + PAGE
     pictures = describe(catalog, found.places[start:stop], notes=found.notes[start:stop] or None)
     return page(
         desk,
@@ -81,21 +90,12 @@ def show_found(desk: TheDesk, name: Text, start: Annotated[int, Query(ge=0)] = 0
 
 
 @router.get("/picture")
-def show_picture(
-    desk: TheDesk,
-    dataset: Text,
-    shard: Text,
-    sample: Annotated[int, Query(ge=0, lt=2**31)],
-    source: Source = "",
-    label: Text = "",
-    x_part: Annotated[str, Header()] = "",
-) -> HTMLResponse:
+def show_picture(desk: TheDesk, wanted: Asked[PictureQuery], x_part: Annotated[str, Header()] = "") -> HTMLResponse:
     """Show one picture: all its scores, what was said of it."""
-    catalog = desk.catalogs.get(source)
-    pictures = describe(catalog, [(dataset, shard, sample)])
-    if not pictures:
-        raise ConfigError(f"the store has no sample {sample} in shard {shard!r} of dataset {dataset!r}")
-    (picture,) = pictures
+    catalog = desk.catalogs.get(wanted.source)
+    if wanted.label:
+        catalog.label(wanted.label)
+    (picture,) = pictures = [described(catalog, wanted.place)]
     (scores,) = scores_of(catalog, [picture.place], tags_only=False)
     answers = {**answers_of(catalog, pictures), **desk.answers.said()}
     values: dict[str, Any] = {
@@ -105,8 +105,8 @@ def show_picture(
         "said": said_of(catalog, picture),
         "facts": facts_of(catalog, picture),
         "copies": copies_of(catalog, picture),
-        "label": label,
-        "source": source,
+        "label": wanted.label,
+        "source": wanted.source,
         "looks": has_decoder(desk.folder, catalog.shown["model_id"]),
     }
     if x_part:
@@ -115,43 +115,45 @@ def show_picture(
 
 
 @router.get("/labels")
-def show_labels(desk: TheDesk, source: Source = "") -> HTMLResponse:
+def show_labels(desk: TheDesk, wanted: Asked[SourceQuery]) -> HTMLResponse:
     """List the labels with their thresholds."""
-    return page(desk, "labels", source=source, catalog=desk.catalogs.get(source))
+    return page(desk, "labels", source=wanted.source, catalog=desk.catalogs.get(wanted.source))
 
 
 @router.get("/label")
-def show_label(desk: TheDesk, label: Text, source: Source = "") -> HTMLResponse:
+def show_label(desk: TheDesk, wanted: Asked[LabelQuery]) -> HTMLResponse:
     """Let a person try thresholds of a label."""
-    catalog = desk.catalogs.get(source)
-    chosen = catalog.label(label)
+    catalog = desk.catalogs.get(wanted.source)
+    chosen = catalog.label(wanted.label)
     histogram = histogram_of(catalog, chosen)
     return page(
         desk,
         "label",
-        source=source,
+        source=wanted.source,
         catalog=catalog,
         chosen=chosen,
         histogram=histogram,
         bars=bars_of(histogram.bins, _BARS),
         steps=BINS,
-        edge=edge_of(catalog, chosen, chosen.threshold, source),
+        edge=edge_of(catalog, chosen, chosen.threshold, wanted.source),
         at=chosen.threshold,
     )
 
 
 @router.get("/edge")
-def show_edge(desk: TheDesk, label: Text, at: Annotated[float, Query(ge=0, le=1)], source: Source = "") -> HTMLResponse:
+def show_edge(desk: TheDesk, wanted: Asked[EdgeQuery]) -> HTMLResponse:
     """Show the pictures nearest to a threshold."""
-    catalog = desk.catalogs.get(source)
-    chosen = catalog.label(label)
-    return part("edge", chosen=chosen, edge=edge_of(catalog, chosen, at, source), at=at, source=source)
+    catalog = desk.catalogs.get(wanted.source)
+    chosen = catalog.label(wanted.label)
+    edge = edge_of(catalog, chosen, wanted.at, wanted.source)
+    return part("edge", chosen=chosen, edge=edge, at=wanted.at, source=wanted.source)
 
 
 @router.get("/sql")
-def show_sql(desk: TheDesk, source: Source = "", sql: Annotated[str, Query(max_length=20_000)] = "") -> HTMLResponse:
+def show_sql(desk: TheDesk, wanted: Asked[SqlQuery]) -> HTMLResponse:
     """Let a person ask. The query in the address is shown, and not carried out."""
-    return page(desk, "sql", source=source, sql=sql, found=None, catalog=desk.catalogs.get(source))
+    catalog = desk.catalogs.get(wanted.source)
+    return page(desk, "sql", source=wanted.source, sql=wanted.sql, found=None, catalog=catalog)
 
 
 def _answers(desk: Desk, catalog: Catalog, pictures: list[Picture], label: str) -> dict[Place, str]:
@@ -175,4 +177,4 @@ def _total(catalog: Catalog, wanted: Filter, found: Page) -> int | None:
 
 
 def _fits(status: str, wanted: str) -> bool:
-    return status != "ok" if wanted == "failed" else wanted in ("", status)
+    return status != "ok" if wanted == FAILED else wanted in ("", status)

@@ -289,7 +289,7 @@ def test_what_is_similar(browser: webdriver.Chrome) -> None:
 
 
 def test_names_of_others_do_not_run(browser: webdriver.Chrome, desk: Desk) -> None:
-    for path in ("/?label=evil&low=0", "/label?label=evil", "/labels", "/compare?label=evil&low=0"):
+    for path in ("/?label=evil&low=0", "/label?label=evil", "/labels", "/compare?label=evil"):
         browser.get(address(desk, path))
         until(lambda: browser.execute_script("return document.readyState") == "complete")
         assert EVIL in browser.find_element(By.TAG_NAME, "body").get_attribute("textContent")
