@@ -69,9 +69,12 @@ def write_manifest(folder: Folder, manifest: RunManifest) -> None:
     write_json(folder, run_path(manifest.run_id, "manifest.json"), manifest)
 
 
-def remove_manifest(folder: Folder, run_id: str) -> None:
-    """Make a run incomplete again, before more work is done for it."""
-    folder.remove(run_path(run_id, "manifest.json"))
+def remove_manifest(folder: Folder, run_id: str) -> bool:
+    """Make a run incomplete again, before more work is done for it; return whether it was complete."""
+    path = run_path(run_id, "manifest.json")
+    was_there = folder.exists(path)
+    folder.remove(path)
+    return was_there
 
 
 def finished_report(folder: Folder, run_id: str, ref: ShardRef) -> ShardReport | None:

@@ -77,12 +77,13 @@ def run_tag(plan: TagPlan, execute: Execute, progress: Progress = lambda outcome
 def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progress) -> RunOutcome:
     started = time.perf_counter()
     done, pending = pending_shards(plan)
+    if pending and remove_manifest(folder, plan.record.run_id):
+        # It told of every shard, and some reports may be lost meanwhile: from now on those count that are there.
+        done, pending = pending_shards(plan)
     again = {ref.shard for ref in pending}
     resumed = {shard: report for shard, report in done.items() if shard not in again}
     outcome = RunOutcome(plan=plan, resumed=resumed)
     progress(outcome)
-    if pending:
-        remove_manifest(folder, plan.record.run_id)
     outcome.judge()
 
     def stop(ahead: Statuses = _NONE) -> bool:
