@@ -53,6 +53,10 @@ class RetrainPolicy(BaseModel):
     max_flip_rate: float = Field(
         default=0.5, ge=0, le=1, description="share of the tags that one of the two models gives the canary alone"
     )
+    require_gain: bool = Field(
+        default=False,
+        description="refuse a new model under which no label that asked for retraining gains beyond chance",
+    )
     canary: str | None = Field(default=None, description="shard to compare tags on; None: the first of the store")
 
 
@@ -88,14 +92,22 @@ class RetrainDecision(Record):
         return tuple(label.label_id for label in self.labels if label.retrain)
 
 
-class Gate(Record):
-    """One number that a new model must keep. `passed` is None where it cannot be measured, and `why` says so."""
+GateName = Literal["seen_map", "novel_map", "asked_map", "positive_rate", "flip_rate"]
 
-    name: Literal["seen_map", "novel_map", "positive_rate", "flip_rate"]
+
+class Gate(Record):
+    """One number that a new model must keep. `passed` is None where it cannot be measured, and `why` says so.
+
+    Gates of before chance was told from change have no interval.
+    """
+
+    name: GateName
     limit: float
     before: float | None  # of the current model
     after: float | None  # of the new one
     passed: bool | None
+    within_noise: bool = False  # over the limit, and no more than chance: it passes
+    interval: tuple[float, float] | None = None  # of `after - before`: two standard errors to either side
     why: str
 
 
@@ -104,9 +116,11 @@ class LabelComparison(Record):
 
     label_id: str
     group: Literal["seen", "learned", "novel"]  # seen by both; learned by the new one; seen by neither
+    asked: bool = False  # for retraining
     positives: int  # among the held-out images
     ap_before: float | None
     ap_after: float | None
+    ap_interval: tuple[float, float] | None = None  # of `ap_after - ap_before`: two standard errors to either side
     rate_before: float | None  # share of canary images that are tagged with it
     rate_after: float | None
 
@@ -123,8 +137,14 @@ class GateReport(Record):
     canary_images: int
     gates: tuple[Gate, ...]
     labels: tuple[LabelComparison, ...]
+    gained: tuple[str, ...] = ()  # labels that asked for retraining and rank held-out pictures better, beyond chance
     passed: bool
     at: datetime
+
+    @property
+    def asked(self) -> tuple[LabelComparison, ...]:
+        """Labels that asked for retraining and can be compared."""
+        return tuple(label for label in self.labels if label.asked and label.ap_before is not None)
 
     @property
     def holding(self) -> tuple[str, ...]:

@@ -127,6 +127,15 @@ def read_card(folder: Folder, model_id: str) -> str:
         ) from None
 
 
+def write_card(folder: Folder, model_id: str, card: str) -> None:
+    """Put another card in the place of a checkpoint's: nothing rests on it.
+
+    Raises:
+        StoreError: the store cannot be written; the old card is still there.
+    """
+    folder.write_bytes(f"models/{model_id}/{CARD}", card.encode())
+
+
 def calibration_bytes(rows: Sequence[CalibrationRow]) -> bytes:
     """Return the rows as Parquet. Equal rows give equal bytes."""
     buffer = io.BytesIO()

@@ -28,6 +28,17 @@ def rate_changes(before_NK: Tags, after_NK: Tags, min_tagged: int) -> NDArray[np
     return np.where(tagged_K >= min_tagged, changes_K, np.nan)
 
 
+def rate_change_errors(before_NK: Tags, after_NK: Tags) -> NDArray[np.float64]:
+    """Return the standard error of each of `rate_changes`: both tag the same images, so only what changed counts.
+
+    NaN of fewer than two images.
+    """
+    changes_NK = after_NK.astype(np.int8) - before_NK.astype(np.int8)
+    if len(changes_NK) < 2:
+        return np.full(changes_NK.shape[1], np.nan)
+    return np.asarray(changes_NK.std(axis=0, ddof=1) / len(changes_NK) ** 0.5)
+
+
 def flip_rate(before_NK: Tags, after_NK: Tags) -> float:
     """Return the share of the tags, given by either model, that one of them gives alone: 0 the same, 1 none shared.
 

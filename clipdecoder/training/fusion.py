@@ -16,6 +16,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from clipdecoder.judging.chance import SURE_ERRORS, draw_counts, drawn_precision
 from clipdecoder.judging.metrics import Targets8, average_precision, average_precisions, rankable_labels
 from schemas.checkpoint import Branch, Group
 
@@ -24,9 +25,9 @@ ROUNDS = 3
 # Of a label's own weights: pictures that it takes, what they must gain in average precision, and in how many of the
 # resampled sets of images they must gain anything.
 OWN_POSITIVES, OWN_GAIN, RESAMPLES, SURE_SHARE = 20, 0.03, 100, 0.95
-# Of the shared weights: what a move must gain in mAP, and how many standard errors (over labels) of that gain this must
-# be. On some hundred images less is chance, and the simpler weights stay.
-LEAST_GAIN, SURE_ERRORS = 0.01, 2.0
+# Of the shared weights: what a move must gain in mAP. It must also be beyond chance: over labels, since one set of
+# weights is to serve labels at large.
+LEAST_GAIN = 0.01
 
 
 def usual_weights(group: Group, kinds: Sequence[Branch]) -> dict[Branch, float]:
@@ -99,7 +100,7 @@ def choose_own_weights(
         shared: the weights of all seen labels.
         seed: of the resampling.
     """
-    draws_RN = np.random.default_rng([seed, 3]).integers(len(targets_NK), size=(RESAMPLES, len(targets_NK)))
+    counts_RN = draw_counts(len(targets_NK), RESAMPLES, [seed, 3])
     candidates = list(_simple_weights(tuple(standardised)))
     own: dict[int, dict[Branch, float]] = {}
     for column in np.flatnonzero(rankable_labels(targets_NK) & ((targets_NK == 1).sum(axis=0) >= OWN_POSITIVES)):
@@ -107,7 +108,7 @@ def choose_own_weights(
         logits = {kind: logits_NK[:, column] for kind, logits_NK in standardised.items()}
         tried = [_fused(logits, weights) for weights in candidates]
         best = int(np.argmax([average_precision(tried_N, targets_N) for tried_N in tried]))
-        if _is_better(tried[best], _fused(logits, shared), targets_N, draws_RN):
+        if _is_better(tried[best], _fused(logits, shared), targets_N, counts_RN):
             own[int(column)] = candidates[best]
     return own
 
@@ -123,13 +124,10 @@ def _fused(logits: Mapping[Branch, NDArray[np.float32]], weights: Mapping[Branch
 
 
 def _is_better(
-    tried_N: NDArray[np.float32], shared_N: NDArray[np.float32], targets_N: Targets8, draws_RN: NDArray[np.int64]
+    tried_N: NDArray[np.float32], shared_N: NDArray[np.float32], targets_N: Targets8, counts_RN: NDArray[np.int32]
 ) -> bool:
     """Whether one ranking of the images is better than another, beyond chance."""
     if average_precision(tried_N, targets_N) < average_precision(shared_N, targets_N) + OWN_GAIN:
         return False
-    gains = [
-        average_precision(tried_N[draw_N], targets_N[draw_N]) > average_precision(shared_N[draw_N], targets_N[draw_N])
-        for draw_N in draws_RN
-    ]
-    return float(np.mean(gains)) >= SURE_SHARE
+    gains_R = drawn_precision(tried_N, targets_N, counts_RN) > drawn_precision(shared_N, targets_N, counts_RN)
+    return float(gains_R.mean()) >= SURE_SHARE

@@ -59,6 +59,7 @@ def show(model_id: ModelId, store: Store = None, as_json: Json = False) -> None:
 
     Example: clipdecoder models show 0123456789abcdef
     """
+    from flows.retraining.card import without_comparison
     from storage.checkpoints import read_card
     from storage.models import read_model
     from storage.retraining import find_gates
@@ -69,7 +70,7 @@ def show(model_id: ModelId, store: Store = None, as_json: Json = False) -> None:
         print_json(record.model_dump(mode="json") | {"gates": gates.model_dump(mode="json") if gates else None})
         return
     if record.checkpoint is not None:
-        print_lines(read_card(folder, model_id).splitlines())
+        print_lines(without_comparison(read_card(folder, model_id)).splitlines())
     else:
         print_lines([f"{name}: {value}" for name, value in record.model_dump(mode="json").items()])
     if gates is not None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
 from flows.models import load_recorded
-from flows.retraining.gates import GateCase, HeldOut, Tagged, judge
+from flows.retraining.gate_case import GateCase, HeldOut, Tagged
+from flows.retraining.gates import judge
 from flows.retraining.merges import Merges
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, sources_of, usable
 from flows.tagging.features import feature_tagger, shard_features
@@ -47,6 +48,7 @@ class Comparison:
 
     request: RetrainRequest
     decision_id: str
+    asking: frozenset[str]  # labels for which the new model was trained
     taxonomy: Taxonomy
     runs: Sequence[StoredRun]
     canary: Canary | None
@@ -81,6 +83,7 @@ def compare(case: Comparison, watch: Watch = lambda stage, done, total: None) ->
         held=held,
         learned_from=current.model.learned_from,
         tagged=tagged,
+        asking=case.asking,
     )
     found = judge(gates)
     return GateReport(
@@ -93,6 +96,7 @@ def compare(case: Comparison, watch: Watch = lambda stage, done, total: None) ->
         canary_images=len(tagged.current_CK) if isinstance(tagged, Tagged) else 0,
         gates=found.gates,
         labels=found.labels,
+        gained=found.gained,
         passed=found.passed,
         at=datetime.now(UTC),
     )

@@ -79,10 +79,17 @@ def decide(folder: Folder, taxonomy: Taxonomy, policy: RetrainPolicy, *, keep: b
 
 
 def _decision_id(taxonomy: Taxonomy, evidence: Evidence, policy: RetrainPolicy) -> str:
-    """Return the name of a state. Another recipe or another limit is another question; switching it off is none."""
+    """Return the name of a state. Another recipe or another limit is another question; switching it off is none.
+
+    What came to the policy later counts where it is set, so that what was decided before stays decided.
+    """
     recipe = read_recipe(policy.recipe, {}).model_dump(mode="json") if policy.recipe is not None else None
-    asked = policy.model_dump(mode="json", exclude={"enabled", "recipe"}) | {"recipe": recipe}
+    asked = policy.model_dump(mode="json", exclude={"enabled", "recipe", *_unset(policy)}) | {"recipe": recipe}
     return digest_of({"taxonomy": taxonomy.digest, "ground_truth": evidence.digest, "policy": asked})
+
+
+def _unset(policy: RetrainPolicy) -> tuple[str, ...]:
+    return () if policy.require_gain else ("require_gain",)
 
 
 def _settled(stored: RetrainDecision, outcome: RetrainOutcome | None, policy: RetrainPolicy) -> RetrainDecision:

@@ -6,17 +6,19 @@ new model, the promotion as one small file. The outcome is written last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from flows.evaluation.tables import percent
+from flows.retraining.card import tell_on_card
 from flows.retraining.compare import Comparison, compare
 from flows.retraining.current import held_out_labels, recipe_of
 from flows.retraining.decide import decide
 from flows.retraining.evidence import ShardKey
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, find_canary, usable
+from flows.retraining.summary import asked_line, some
 from flows.train import TrainWatch, run_train
 from flows.training.plan import TrainPlan, plan_train
 from schemas.config import DEFAULT_MODEL, EncodeOptions, RetrainRequest, TrainRequest
@@ -32,7 +34,6 @@ from storage.retraining import find_decision, find_gates, find_outcome, write_ga
 from storage.runs import StoredRun, read_runs
 from storage.taxonomies import applied_taxonomy
 
-_NAMED = 5  # of a list in a sentence
 _FIRST = "the first model of this store"
 
 
@@ -105,11 +106,13 @@ class _Retraining:
             return self._is_current(new)
         if report is None or promotion.model_id not in (report.current_model_id, new.model_id):
             report = self._compare(read_model(self.folder, promotion.model_id), new, watch)
+        tell_on_card(self.folder, report)
         if not report.passed:
-            reasons = tuple(f"{gate.name}: {gate.why}" for gate in report.gates if gate.name in report.holding)
-            return _outcome(self.decision, "refused", new.model_id, reasons)
+            reasons = [f"{gate.name}: {gate.why}" for gate in report.gates if gate.name in report.holding]
+            reasons += [asked_line(report)] if report.asked else []
+            return _outcome(self.decision, "refused", new.model_id, tuple(reasons))
         learned = [label.label_id for label in report.labels if label.group == "learned"]
-        promote(self.folder, new.model_id, f"retraining {self.decision.decision_id} learned {_some(learned)}")
+        promote(self.folder, new.model_id, f"retraining {self.decision.decision_id} learned {some(learned)}")
         return _outcome(self.decision, "promoted", new.model_id, tuple(_praise(report)))
 
     def _is_current(self, new: ModelRecord) -> RetrainOutcome:
@@ -123,6 +126,7 @@ class _Retraining:
         case = Comparison(
             request=self.request,
             decision_id=self.decision.decision_id,
+            asking=frozenset(self.decision.asking),
             taxonomy=self.taxonomy,
             runs=self.runs,
             canary=self.canary,
@@ -204,13 +208,14 @@ def _outcome(
 
 
 def _praise(report: GateReport) -> Iterator[str]:
-    """Say what a promoted model is worth."""
-    learned = [label for label in report.labels if label.group == "learned" and label.ap_before is not None]
+    """Say what a promoted model is worth: first what those labels gained for which it was made."""
+    if report.asked:
+        yield asked_line(report)
+    learned = [label for label in report.labels if label.group == "learned" and not label.asked]
+    learned = [label for label in learned if label.ap_before is not None]
     if learned:
-        gains = _some(
-            f"{label.label_id} {percent(label.ap_before)} -> {percent(label.ap_after)} %" for label in learned
-        )
-        yield f"learned {counted(len(learned), 'label')}, with average precision before and after: {gains}"
+        gains = some(f"{label.label_id} {percent(label.ap_before)} -> {percent(label.ap_after)} %" for label in learned)
+        yield f"also learned {counted(len(learned), 'label')}, with average precision before and after: {gains}"
     passed, unmeasured = (
         [f"{gate.name} ({gate.why})" for gate in report.gates if gate.passed is verdict] for verdict in (True, None)
     )
@@ -223,10 +228,5 @@ def _left_out(shards: Sequence[ShardKey]) -> tuple[str, ...]:
     if not shards:
         return ()
     return (
-        f"{len(shards)} annotated shards are gone or have changed, and were left out: {_some(map('/'.join, shards))}",
+        f"{len(shards)} annotated shards are gone or have changed, and were left out: {some(map('/'.join, shards))}",
     )
-
-
-def _some(words: Iterable[str]) -> str:
-    first = list(words)
-    return ", ".join(first[:_NAMED]) + f" and {len(first) - _NAMED} more" * (len(first) > _NAMED) or "nothing new"

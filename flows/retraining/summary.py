@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flows.evaluation.tables import decimal, percent
 from flows.markdown_tables import table
 from schemas.counts import counted
 from schemas.retraining import Gate, GateReport, LabelComparison, LabelEvidence, RetrainDecision, RetrainOutcome
 
-GATE_COLUMNS = ("gate", "limit", "before", "after", "verdict")
-LABEL_COLUMNS = ("label", "group", "positives", "AP before", "AP after", "rate before", "rate after")
+GATE_COLUMNS = ("gate", "limit", "before", "after", "change", "verdict")
+LABEL_COLUMNS = ("label", "group", "positives", "AP before", "AP after", "AP change", "rate before", "rate after")
 EVIDENCE_COLUMNS = ("label", "positives", "negatives", "seen", "retrain", "reason")
 
+_NAMED = 5  # of a list in a sentence
 _LIMITS = {
     "seen_map": "falls by {} at most",
     "novel_map": "falls by {} at most",
+    "asked_map": "falls by {} at most",
     "positive_rate": "changes by {} at most",
     "flip_rate": "{} at most",
 }
@@ -48,6 +50,35 @@ def gate_lines(report: GateReport) -> Iterator[str]:
     if report.canary is not None:
         yield f"- canary {report.canary}: {counted(report.canary_images, 'image')}"
     yield from (f"- {gate.name}: {gate.why}" for gate in report.gates)
+    if report.asked:
+        yield f"- {asked_line(report)}"
+
+
+def asked_line(report: GateReport) -> str:
+    """Say what the labels gained that asked for retraining; the surest gains first."""
+    ranked = sorted(report.asked, key=lambda label: (label.label_id not in report.gained, label.label_id))
+    told = some(f"{label.label_id} {_change_of(label)}" for label in ranked)
+    how_many = f"{len(report.gained)} of {counted(len(report.asked), 'label')} that asked for retraining gained"
+    if not report.gained:
+        how_many = f"no label that asked for retraining gained, of {len(report.asked)} that could be compared"
+    return f"{how_many} beyond chance; average precision in %: {told}"
+
+
+def some(words: Iterable[str]) -> str:
+    """Return the first of a list, and how many more there are."""
+    first = list(words)
+    return ", ".join(first[:_NAMED]) + f" and {len(first) - _NAMED} more" * (len(first) > _NAMED) or "nothing new"
+
+
+def _change_of(label: LabelComparison) -> str:
+    change = f" ({_interval(label.ap_interval, 100, 1)})" if label.ap_interval is not None else ""
+    return f"{percent(label.ap_before)} -> {percent(label.ap_after)}{change}"
+
+
+def _interval(interval: tuple[float, float], factor: float, decimals: int) -> str:
+    """Return where a change lies."""
+    low, high = (f"{factor * bound:+.{decimals}f}" for bound in interval)
+    return f"{low} to {high}"
 
 
 def gate_rows(report: GateReport) -> list[dict[str, str]]:
@@ -58,6 +89,7 @@ def gate_rows(report: GateReport) -> list[dict[str, str]]:
             "limit": _LIMITS[gate.name].format(decimal(gate.limit)),
             "before": decimal(gate.before),
             "after": decimal(gate.after),
+            "change": _interval(gate.interval, 1, 3) if gate.interval is not None else "-",
             "verdict": verdict(gate),
         }
         for gate in report.gates
@@ -74,10 +106,11 @@ def label_rows(report: GateReport) -> list[dict[str, str | int]]:
 def _label_row(label: LabelComparison) -> dict[str, str | int]:
     values = (
         label.label_id,
-        label.group,
+        f"{label.group}, asked" if label.asked else label.group,
         label.positives,
         percent(label.ap_before),
         percent(label.ap_after),
+        _interval(label.ap_interval, 100, 1) if label.ap_interval is not None else "-",
         percent(label.rate_before),
         percent(label.rate_after),
     )
@@ -101,7 +134,9 @@ def evidence_rows(labels: Sequence[LabelEvidence]) -> list[dict[str, str | int]]
 
 
 def verdict(gate: Gate) -> str:
-    """Return a gate's verdict in one or two words."""
+    """Return a gate's verdict in one or two words. What is within noise passes."""
+    if gate.within_noise:
+        return "within noise"
     return {True: "passed", False: "failed", None: "not measured"}[gate.passed]
 
 
@@ -109,11 +144,16 @@ def markdown(decision: RetrainDecision, report: GateReport | None = None, outcom
     """Return all of it as one Markdown text."""
     lines = [*decision_lines(decision), "", *_table(EVIDENCE_COLUMNS, evidence_rows(decision.labels))]
     if report is not None:
-        lines += ["", *gate_lines(report), "", *_table(GATE_COLUMNS, gate_rows(report))]
-        lines += ["", *_table(LABEL_COLUMNS, label_rows(report))]
+        lines += ["", *comparison(report)]
     if outcome is not None:
         lines += ["", *outcome_lines(outcome)]
     return "\n".join(lines) + "\n"
+
+
+def comparison(report: GateReport) -> Iterator[str]:
+    """Yield how two models compare, as Markdown: in sentences, gate by gate, and label by label."""
+    yield from (*gate_lines(report), "", *_table(GATE_COLUMNS, gate_rows(report)), "")
+    yield from _table(LABEL_COLUMNS, label_rows(report))
 
 
 def _table(columns: Sequence[str], rows: Sequence[dict[str, str]] | Sequence[dict[str, str | int]]) -> Iterator[str]:

@@ -36,6 +36,7 @@ def case(world: AnnotatedWorld, model_id: str, url: Path) -> Comparison:
     return Comparison(
         request=RetrainRequest(store=world.store, policy=policy(), batch_size=16),
         decision_id="d",
+        asking=frozenset(),
         taxonomy=load_taxonomy(str(world.taxonomy)),
         runs=read_runs(folder),
         canary=Canary(dataset="canary", ref=ref, max_pixels=MAX_PIXELS),
@@ -58,7 +59,7 @@ def test_a_canary_that_is_gone_measures_nothing(grown: tuple[AnnotatedWorld, str
     shard.unlink()
     report = compare(wanted)
     assert report.passed and report.canary is None
-    assert [gate.passed for gate in report.gates] == [True, True, None, None]
+    assert [gate.passed for gate in report.gates] == [True, True, None, None, None]
     assert "canary shard cannot be read" in report.gates[-1].why
 
 

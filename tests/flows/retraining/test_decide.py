@@ -11,6 +11,7 @@ from flows.models import load_model
 from flows.retraining.evidence import Evidence, read_evidence
 from flows.tagging.features import FeatureRequest
 from flows.training.ground_truth import Source, gather
+from schemas.digests import digest_of
 from schemas.errors import StoreError
 from schemas.retraining import LabelEvidence, RetrainDecision, RetrainPolicy
 from schemas.training import Missing
@@ -56,6 +57,14 @@ def test_without_ground_truth_it_says_how_to_get_some(tagged: World) -> None:
     decision = decide_here(tagged)
     assert not decision.retrain and decision.labels == ()
     assert "no ground truth yet" in decision.reasons[0] and "review export" in decision.reasons[0]
+
+
+def test_what_came_to_the_policy_later_leaves_old_decisions_as_they_were(tagged: World) -> None:
+    made = decide_here(tagged, FEW)
+    asked = FEW.model_dump(mode="json", exclude={"enabled", "require_gain"})
+    state = {"taxonomy": made.taxonomy_digest, "ground_truth": made.ground_truth_digest, "policy": asked}
+    assert made.decision_id == digest_of(state)
+    assert decide_here(tagged, FEW.model_copy(update={"require_gain": True})).decision_id != made.decision_id
 
 
 def test_a_folder_that_is_no_store_is_refused(world: World) -> None:

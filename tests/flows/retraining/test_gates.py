@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flows.retraining.gates import GateCase, HeldOut, Judgement, Tagged, judge
+from flows.retraining.gate_case import GateCase, HeldOut, Tagged
+from flows.retraining.gates import Judgement, judge
 from schemas.manifest import ModelRecord
 from schemas.retraining import Gate, RetrainPolicy
 
@@ -34,16 +35,19 @@ def model(model_id: str, *seen: str) -> ModelRecord:
     )
 
 
-def held(skill: Sequence[float], before: Sequence[float]) -> HeldOut:
-    """Return images of which the new model knows each label as well as `skill` says: 0 by chance, 9 for sure."""
+def held(skill: Sequence[float], before: Sequence[float], apart: float = 0.0) -> HeldOut:
+    """Return images of which the new model knows each label as well as `skill` says: 0 by chance, 9 for sure.
+
+    What is hard for one model is hard for the other, but for as much as they are `apart`.
+    """
     random = np.random.default_rng(0)
     targets_NK = (random.random((IMAGES, len(LABELS))) < 0.3).astype(np.int8)
-    noise_NK = random.normal(size=targets_NK.shape)
+    noise_NK, other_NK = (random.normal(size=targets_NK.shape) for _ in range(2))
     return HeldOut(
         targets_NK=targets_NK,
         fingerprints_N=np.arange(IMAGES, dtype=np.uint64),
         current_NK=(noise_NK + targets_NK * np.array(before)).astype(np.float32),
-        new_NK=(noise_NK + targets_NK * np.array(skill)).astype(np.float32),
+        new_NK=(noise_NK + apart * other_NK + targets_NK * np.array(skill)).astype(np.float32),
     )
 
 
@@ -53,7 +57,7 @@ def tags(*rates: float) -> NDArray[np.bool_]:
 
 
 def case(**changes: Any) -> GateCase:
-    """Return the case of a model that saw a and b, and a new one that learned c; both know d alike."""
+    """Return the case of a model that saw a and b, and a new one that learned c, which asked; both know d alike."""
     known = GateCase(
         policy=POLICY,
         label_ids=LABELS,
@@ -62,6 +66,7 @@ def case(**changes: Any) -> GateCase:
         held=held((9, 9, 9, 1), (9, 9, 1, 1)),
         learned_from=np.empty(0, np.uint64),
         tagged=Tagged(current_CK=tags(0.5, 0.25, 0, 0), new_CK=tags(0.5, 0.25, 0.3, 0)),
+        asking=frozenset("c"),
     )
     return replace(known, **changes)
 
@@ -72,12 +77,14 @@ def gate(judgement: Judgement, name: str) -> Gate:
 
 def test_a_model_that_lost_nothing_passes_every_gate() -> None:
     judgement = judge(case())
-    assert judgement.passed and [found.passed for found in judgement.gates] == [True] * 4
+    assert judgement.passed and [found.passed for found in judgement.gates] == [True] * 5
+    assert judgement.gained == ("c",)
     assert (gate(judgement, "seen_map").before, gate(judgement, "seen_map").after) == (1, 1)
     groups = {label.label_id: label.group for label in judgement.labels}
     assert groups == {"a": "seen", "b": "seen", "c": "learned", "d": "novel"}
     learned = judgement.labels[2]
     assert learned.ap_before is not None and learned.ap_after == 1 and learned.ap_before < 0.9
+    assert learned.asked and learned.ap_interval is not None and learned.ap_interval[0] > 0
     assert (learned.rate_before, learned.rate_after) == (0, 0.3)
 
 
@@ -106,10 +113,88 @@ def test_a_failed_gate_keeps_the_old_model_and_says_why(changes: dict[str, Any],
 
 
 def test_a_change_at_the_limit_passes() -> None:
+    changed = Tagged(current_CK=tags(0.5, 0.5, 0, 0), new_CK=tags(0.5, 0.3, 0, 0))
+    for limit, passed in ((0.2, True), (0.19, False)):
+        allowing = POLICY.model_copy(update={"max_rate_change": limit})
+        assert gate(judge(case(tagged=changed, policy=allowing)), "positive_rate").passed is passed
+
+
+def test_a_change_of_a_few_canary_images_is_noise() -> None:
     changed = Tagged(current_CK=tags(0.5, 0.5, 0, 0), new_CK=tags(0.5, 0.4, 0, 0))
-    assert judge(case(tagged=changed)).passed
-    strict = POLICY.model_copy(update={"max_rate_change": 0.05})
-    assert gate(judge(case(tagged=changed, policy=strict)), "positive_rate").passed is False
+    found = gate(
+        judge(case(tagged=changed, policy=POLICY.model_copy(update={"max_rate_change": 0.05}))), "positive_rate"
+    )
+    assert found.passed and found.within_noise and "within noise" in found.why
+    assert found.interval is not None and found.interval[0] < -0.1 < found.interval[1]
+
+
+SLIGHT = {"held": held((9, 2.4, 9, 1), (9, 2.4, 1, 1), apart=0.5)}  # b is known as well, and does worse by chance
+
+
+def test_a_loss_over_the_limit_that_may_be_chance_passes_and_says_so() -> None:
+    judgement = judge(case(**SLIGHT, policy=POLICY.model_copy(update={"max_seen_drop": 0.001})))
+    found = gate(judgement, "seen_map")
+    assert found.before is not None and found.after is not None and found.interval is not None
+    assert found.before - found.after > found.limit and found.passed and found.within_noise and judgement.passed
+    assert found.interval[0] < 0 < found.interval[1] and found.why.endswith("within noise, on so few images")
+
+
+def test_a_loss_under_the_limit_that_may_be_larger_says_how_large() -> None:
+    found = gate(judge(case(**SLIGHT, policy=POLICY.model_copy(update={"max_seen_drop": 0.03}))), "seen_map")
+    assert found.passed and not found.within_noise and found.interval is not None
+    assert f"a fall of up to {-found.interval[0]:.3f} cannot be excluded" in found.why
+
+
+def test_the_same_pictures_give_the_same_gates() -> None:
+    assert judge(case(**SLIGHT)) == judge(case(**SLIGHT))
+
+
+def test_a_label_of_two_pictures_tells_nothing_from_chance() -> None:
+    few = held((9, 9, 9, 9), (9, 9, 9, 9))
+    few.targets_NK[:, 0] = few.current_NK[:, 0] >= np.sort(few.current_NK[:, 0])[-2]
+    few.new_NK[:, 0] = -few.current_NK[:, 0]
+    judgement = judge(case(held=few, current=model("old", "a"), new=model("new", "a", "c")))
+    assert gate(judgement, "seen_map").within_noise and "too few to tell" in gate(judgement, "seen_map").why
+
+
+def test_what_asked_and_gained_nothing_is_said_and_promoted_unless_a_gain_is_required() -> None:
+    same = {"held": held((9, 9, 1, 1), (9, 9, 1, 1))}
+    judgement = judge(case(**same))
+    assert judgement.passed and judgement.gained == ()
+    assert gate(judgement, "asked_map").why.endswith("none of them gained beyond chance")
+    strict = POLICY.model_copy(update={"require_gain": True})
+    refused = judge(case(**same, policy=strict))
+    assert not refused.passed and gate(refused, "asked_map").why.endswith("and one must")
+    assert judge(case(policy=strict)).passed, "c gained"
+
+
+def test_a_gain_that_is_required_must_be_measured() -> None:
+    nobody = held((9, 9, 9, 1), (9, 9, 1, 1))
+    nobody.targets_NK[:, 2] = 0
+    assert gate(judge(case(held=nobody)), "asked_map").passed is None and judge(case(held=nobody)).passed
+    refused = judge(case(held=nobody, policy=POLICY.model_copy(update={"require_gain": True})))
+    assert not refused.passed and "a gain is required" in gate(refused, "asked_map").why
+
+
+def test_what_asked_may_not_lose() -> None:
+    lost = judge(case(held=held((9, 9, 0, 1), (9, 9, 5, 1))))
+    assert not lost.passed and [found.name for found in lost.gates if found.passed is False] == ["asked_map"]
+
+
+def test_one_of_many_that_asked_gains_more_easily_by_chance_and_is_held_to_more() -> None:
+    noise = held((1.6, 1, 1, 1), (1, 1, 1, 1), apart=0.5)
+    alone = judge(case(held=noise, asking=frozenset("a")))
+    assert alone.gained == ("a",)
+    (label,) = (label for label in alone.labels if label.label_id == "a")
+    assert label.ap_interval is not None and label.ap_interval[0] > 0
+    wide = replace(noise, targets_NK=np.repeat(noise.targets_NK, 50, axis=1))
+    wide = replace(
+        wide, current_NK=np.repeat(noise.current_NK, 50, axis=1), new_NK=np.repeat(noise.current_NK, 50, axis=1)
+    )
+    wide.new_NK[:, 0] = noise.new_NK[:, 0]
+    ids = tuple(f"label-{number}" for number in range(wide.targets_NK.shape[1]))
+    many = judge(case(held=wide, label_ids=ids, asking=frozenset(ids), tagged="not looked at"))
+    assert many.gained == ()
 
 
 def test_a_label_that_hardly_any_picture_has_says_nothing_of_rates() -> None:
@@ -132,7 +217,7 @@ def test_an_uncalibrated_model_is_no_yardstick_for_tags_and_does_not_block() -> 
 def test_a_model_that_was_trained_on_nothing_is_to_be_equalled_on_what_was_learned() -> None:
     zero_shot = model("old")
     assert judge(case(current=zero_shot)).passed
-    worse = judge(case(current=zero_shot, held=held((0, 0, 0, 1), (2, 2, 2, 1))))
+    worse = judge(case(current=zero_shot, held=held((0, 0, 0, 1), (4, 4, 4, 1)), asking=frozenset("abc")))
     assert not worse.passed and "3 labels that the new model learned" in gate(worse, "seen_map").why
     assert {label.group for label in worse.labels} == {"learned", "novel"}
     assert gate(worse, "flip_rate").passed is None, "no label was learned by both"

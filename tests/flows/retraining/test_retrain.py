@@ -16,6 +16,7 @@ from flows.retraining.status import store_status
 from flows.train import TrainWatch
 from schemas.errors import ConfigError, ModelError, StoreError
 from schemas.retraining import GateReport, RetrainPolicy
+from storage.checkpoints import read_card
 from storage.files import Folder
 from storage.models import promote, read_model, read_promotion, rollback
 from storage.retraining import find_gates, find_outcome, read_decisions
@@ -110,15 +111,37 @@ def test_a_label_with_answers_is_learned_and_the_new_model_promoted(before: Grow
     assert [(gate.name, gate.passed) for gate in report.gates] == [
         ("seen_map", True),
         ("novel_map", True),
+        ("asked_map", True),
         ("positive_rate", True),
         ("flip_rate", True),
     ]
     learned = next(label for label in report.labels if label.label_id == NEW)
     assert learned.group == "learned" and learned.ap_before is not None and learned.ap_after is not None
+    assert report.asked == (learned,) and learned.ap_interval is not None
+    said = f"that asked for retraining gained{'' if report.gained else ','}"
+    card = read_card(folder, new)
+    assert said in outcome.reasons[0] and NEW in outcome.reasons[0]
+    assert card.count("## Against the model before") == 1 and said in card and "seen_map" in card
     assert {label.label_id for label in report.labels if label.group == "novel"} <= set(NOVEL)
     promotion = read_promotion(folder)
     assert promotion is not None and promotion.history == (before[1],) and promotion.forced == ()
     assert decision.decision_id in promotion.reason and NEW in promotion.reason
+
+
+def test_gates_of_before_chance_was_told_from_change_are_read(after: Grown, tmp_path: Path) -> None:
+    world, new = copy_store(after[0], tmp_path), after[1]
+    path = Path(world.store, "models", new, "gates.json")
+    report = json.loads(path.read_text())
+    report.pop("gained")
+    report["gates"] = [gate for gate in report["gates"] if gate["name"] != "asked_map"]
+    for record, fields in [(gate, ("within_noise", "interval")) for gate in report["gates"]] + [
+        (label, ("asked", "ap_interval")) for label in report["labels"]
+    ]:
+        for field in fields:
+            record.pop(field)
+    path.write_text(json.dumps(report))
+    assert gates_of(world, new).passed and gates_of(world, new).asked == ()
+    assert "seen_map" in say("models", "show", new, "--store", world.store)
 
 
 def test_one_state_is_retrained_on_once(after: Grown, tmp_path: Path) -> None:
@@ -210,7 +233,13 @@ def test_plain_clip_gives_way_to_what_was_trained(tmp_path: Path) -> None:
     assert outcome.state == "promoted" and outcome.model_id is not None, outcome.reasons
     report = gates_of(world, outcome.model_id)
     assert report.current_model_id == zero_shot and report.canary is None
-    assert [gate.passed for gate in report.gates] == [True, None, None, None]
+    assert [(gate.name, gate.passed) for gate in report.gates] == [
+        ("seen_map", True),
+        ("novel_map", None),
+        ("asked_map", True),
+        ("positive_rate", None),
+        ("flip_rate", None),
+    ]
     record = read_model(Folder(world.store), outcome.model_id)
     assert record.checkpoint is not None and record.checkpoint.train is not None and record.checkpoint.train.epochs == 1
 
@@ -291,7 +320,8 @@ def test_the_commands_show_it(after: Grown) -> None:
     assert gates[new] == "passed" and set(gates.values()) == {"passed", ""}
     text = say("taxonomy", "status", "--store", world.store)
     assert "clipdecoder backfill" in text and "outcome: promoted" in text
-    assert "seen_map" in say("models", "show", new, "--store", world.store)
+    shown = say("models", "show", new, "--store", world.store)
+    assert shown.count("seen_map:") == 1 and "## Against" not in shown, "the card's last chapter is told as tables"
 
 
 def test_the_plan_of_a_retraining_is_told_and_nothing_written(before: Grown) -> None:
