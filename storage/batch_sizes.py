@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import PositiveInt, ValidationError
 
 from schemas.record import Record
 
@@ -15,7 +15,7 @@ _FILE = "batch-sizes.json"
 class BatchSizes(Record):
     """By encoder, device and precision."""
 
-    sizes: dict[str, int]
+    sizes: dict[str, PositiveInt]
 
 
 def read_batch_size(key: str) -> int | None:
@@ -26,8 +26,8 @@ def read_batch_size(key: str) -> int | None:
 def remember_batch_size(key: str, size: int) -> None:
     """Remember a size. Where the folder cannot be written, it is found anew the next time."""
     sizes = BatchSizes(sizes=_read().sizes | {key: size})
-    path = _path()
     try:
+        path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(sizes.model_dump_json(indent=1))
@@ -44,5 +44,13 @@ def _read() -> BatchSizes:
 
 
 def _path() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Return the file.
+
+    Raises:
+        FileNotFoundError: there is no place for it: in containers users may have no home.
+    """
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise FileNotFoundError(str(error)) from error
     return Path(cache, "clipdecoder", _FILE)
