@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import posixpath
@@ -13,7 +12,9 @@ from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from schemas.counts import counted
 from schemas.errors import RequestError, StoreError
+from storage.csv_rows import iter_csv_rows, plain_name
 from storage.files import Folder, transport_errors
 from storage.shards import IMAGE_EXTENSIONS, SIDE_EXTENSIONS
 
@@ -173,23 +174,29 @@ class _Present(Container[str]):
 
 def _csv_rows(folder: Folder, name: str, source: str) -> Iterator[_Row]:
     try:
-        text = folder.read_bytes(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{source!r} is not UTF-8: {error}; save it as UTF-8") from None
+        data = folder.read_bytes(name)
     except read_errors() as error:
         reason = error.__cause__ or error
         raise RequestError(f"cannot read {source!r}: {reason}; name a CSV or a folder that is there") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        column = _path_column(reader.fieldnames or (), source)
-        for cells in reader:
-            yield _row(cells, column, f"{source}:{reader.line_num}")
-    except csv.Error as error:
-        raise RequestError(f"{source}:{reader.line_num}: not a CSV: {error}; put the cell in quotes") from None
+
+    def refuse(number: int, error: csv.Error) -> None:
+        raise RequestError(f"{source}:{number}: not a CSV: {error}; put the cell in quotes") from None
+
+    rows = iter_csv_rows(data, source, (*PATH_COLUMNS, *LABEL_COLUMNS, "key"), refuse)
+    _, header = next(rows, (0, []))
+    column = _path_column(header, source)
+    for number, cells in rows:
+        where = f"{source}:{number}"
+        if len(cells) != len(header):
+            raise RequestError(
+                f"{where}: {counted(len(cells), 'cell')}, not as many as the header, which has {len(header)}; put "
+                "cells with separators in quotes"
+            )
+        yield _row(dict(zip(header, cells, strict=True)), column, where)
 
 
 def _path_column(columns: Sequence[str], source: str) -> str:
-    found = [column for name in PATH_COLUMNS for column in columns if column.strip().lower() == name]
+    found = [column for name in PATH_COLUMNS for column in columns if plain_name(column) == name]
     if not found:
         raise RequestError(
             f"{source!r} has the columns {', '.join(columns) or '(none)'}, "
@@ -199,16 +206,14 @@ def _path_column(columns: Sequence[str], source: str) -> str:
 
 
 def _row(cells: dict[str, str], path_column: str, where: str) -> _Row:
-    if None in cells or None in cells.values():  # DictReader's signs of too many and too few cells
-        raise RequestError(f"{where}: the line has not as many cells as the header; put cells with commas in quotes")
     path, key = cells[path_column].strip(), None
     if not path:
         raise RequestError(f"{where}: {path_column} is empty; name the image, or remove the line")
     columns: dict[str, Any] = {}
     for name, cell in cells.items():
-        if name.strip().lower() in LABEL_COLUMNS:
-            columns[name.strip().lower()] = split_labels(cell)
-        elif name.strip().lower() == "key":
+        if plain_name(name) in LABEL_COLUMNS:
+            columns[plain_name(name)] = split_labels(cell)
+        elif plain_name(name) == "key":
             key = cell or None
         elif name != path_column:
             columns[name] = cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,27 +21,26 @@ from storage.annotation_formats.content import (
     parse_value,
     yes,
 )
+from storage.csv_rows import iter_csv_rows, plain_name
 from storage.pictures import LABEL_COLUMNS, split_labels
 
 _LABEL_NAMES = ("label_id", "label")
 _OTHERS = ("key", "value", "dataset", "shard", "at", "source")
 _KNOWN = frozenset((*_OTHERS, *LABEL_COLUMNS, *PICTURE_NAMES, *_LABEL_NAMES))
-_SEPARATORS = ",;\t"  # what spreadsheets put between cells; the first counts where a header fits several
 
 
 def read_csv(data: bytes, name: str) -> FileContent:
-    """Return what a CSV says, be it with commas, semicolons or tabs. A bad line does not end it.
+    """Return what a CSV says, in any of the ways in which spreadsheets write one. A bad line does not end it.
 
     Raises:
-        RequestError: it is not UTF-8, or its columns say nothing of pictures and labels.
+        RequestError: it is neither UTF-8 nor UTF-16, or its columns say nothing of pictures and labels.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{name!r} is not UTF-8: {error}; save it as UTF-8") from None
     content = FileContent(format="csv")
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
-    rows = _lines(lines, content.bad)
+
+    def on_bad(number: int, error: csv.Error) -> None:
+        content.bad.append(f"line {number}: {error}; put cells with quotes, separators or line ends in quotes")
+
+    rows = iter_csv_rows(data, name, _KNOWN, on_bad)
     _, header = next(rows, (0, []))
     columns = _columns(header, name)
     for number, cells in rows:
@@ -50,31 +49,6 @@ def read_csv(data: bytes, name: str) -> FileContent:
         else:
             _add(content, {role: cells[place] for role, place in columns.items()}, f"line {number}")
     return content
-
-
-def _separator(text: str) -> str:
-    """Return what separates the cells of a CSV: that with which its header has the most columns that are known."""
-    header = next((line for line in io.StringIO(text, newline="") if line.strip("\r\n")), "").replace('"', "")
-    return max(_SEPARATORS, key=lambda each: len(_KNOWN.intersection(map(_plain_name, header.split(each)))))
-
-
-def _plain_name(column: str) -> str:
-    return column.strip().lower()
-
-
-def _lines(lines: Any, bad: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV reader that are not blank, each with the number of its first line."""
-    while True:
-        number = lines.line_num + 1
-        try:
-            cells = next(lines)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            bad.append(f"line {number}: {error}; put cells with quotes, separators or line ends in quotes")
-            continue
-        if cells:
-            yield number, cells
 
 
 def read_parquet(data: bytes, name: str) -> FileContent:
@@ -110,7 +84,7 @@ def _columns(names: Sequence[str], name: str) -> dict[str, int]:
     Raises:
         RequestError: none says which picture a row is about, none says what is on it, or two do.
     """
-    known = {_plain_name(column): place for place, column in reversed(list(enumerate(names)))}
+    known = {plain_name(column): place for place, column in reversed(list(enumerate(names)))}
     found = {role: known[role] for role in (*_OTHERS, *LABEL_COLUMNS) if role in known}
     for role, spellings in (("path", PICTURE_NAMES), ("label", _LABEL_NAMES)):
         places = [known[spelling] for spelling in spellings if spelling in known]

@@ -117,9 +117,39 @@ def test_a_csv_of_a_spreadsheet_with_other_separators(separator: str) -> None:
     assert said(content) == {"a.jpg": {"dog": 1, "red car": 1, "cat": 0, "bus": 0}}
 
 
-def test_a_csv_that_is_no_utf_8_is_refused() -> None:
-    with pytest.raises(RequestError, match="save it as UTF-8"):
-        read_csv("key,label\na,Straße\n".encode("latin-1"), "a.csv")
+AS_EXCEL_WRITES_IT = [
+    ("utf-8", ",", ""),
+    ("utf-8-sig", ";", ""),
+    ("utf-16", "\t", ""),  # what Excel calls Unicode text
+    ("utf-16-be", ";", "\ufeff"),
+    ("utf-8", ";", "sep=;\r\n"),
+    ("utf-8-sig", "|", "SEP=|\r\n"),
+    ("utf-16", ";", '"sep=;"\n'),
+]
+
+
+@pytest.mark.parametrize(("encoding", "separator", "first"), AS_EXCEL_WRITES_IT)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_csv_as_excel_writes_it(encoding: str, separator: str, first: str, end: str) -> None:
+    rows = [separator.join(cells) for cells in (("key", "label", "value"), ("ä", "Straße", "1"), ("", "狗", ""))]
+    content = read_csv((first + end.join([*rows, ""])).encode(encoding), "a.csv")
+    assert said(content) == {"ä": {"Straße": 1}}
+    assert content.bad == [f"line {4 if 'sep' in first.lower() else 3}: key is empty"], "lines count as an editor does"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("key,label\na,dog\nbc,Straße\n".encode("latin-1"), "'a.csv' is not UTF-8: line 3, character 8: .*CSV UTF-8"),
+        ("key,label\na,dog\n".encode("utf-16")[:-1], "is not UTF-16: line 2, character 6: truncated data"),
+        ("key,label\na,dog\n".encode("utf-16-le"), "NUL characters, as UTF-16 without its mark has"),
+        (b"sep=;\n", r"\(none\), and none that says which picture"),
+        (b"sep=;\r\nkey,label\r\na,dog\r\n", "has the columns key,label, and none that says which picture"),
+    ],
+)
+def test_a_csv_in_another_encoding_or_separator_is_refused_with_its_place(data: bytes, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read_csv(data, "a.csv")
 
 
 def test_parquet_with_types_of_its_own() -> None:

@@ -136,6 +136,20 @@ def test_columns_are_merged_into_the_json_beside_the_image(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        'path;labels;note\r\na.jpg;"dog;cat";x, y\r\n'.encode("utf-8-sig"),
+        "path\tlabels\tnote\na.jpg\tdog|cat\tx, y\n".encode("utf-16"),
+        b"sep=;\r\npath;labels;note\r\n\r\na.jpg;dog|cat;x, y\r\n",
+    ],
+)
+def test_a_csv_as_a_spreadsheet_writes_it(tmp_path: Path, content: bytes) -> None:
+    touch(tmp_path, {"list.csv": content, "a.jpg": jpeg()})
+    samples, _ = unpack(*pack(f"{tmp_path}/list.csv", f"{tmp_path}/{{}}.tar").shards)
+    assert json.loads(samples["a"].side["json"]) == {"labels": ["dog", "cat"], "note": "x, y"}
+
+
+@pytest.mark.parametrize(
     ("content", "what"),
     [
         ("path\n", "lists no image"),
@@ -145,11 +159,12 @@ def test_columns_are_merged_into_the_json_beside_the_image(tmp_path: Path) -> No
         ("path,key\na.jpg,k\nb.jpg,k\n", r"list\.csv:3: key 'k' stands at .*list\.csv:2 already"),
         ("path,key\na.jpg,k/\n", r"key 'k/' has no name"),
         ("path\nnotes.md\n", r"'notes\.md' has no image extension; known: avif"),
-        ("path,labels\na.jpg\n", "not as many cells"),
-        ("path,labels\na.jpg,x,y\n", "not as many cells"),
+        ("path,labels\na.jpg\n", "1 cell, not as many as the header, which has 2"),
+        ("path,labels\na.jpg,x,y\n", "3 cells, not as many"),
         ("path,labels\n,x\n", "path is empty"),
         ('path,labels\na.jpg,"x\n', "not a CSV"),
-        (b"path\n\xff.jpg\n", "not UTF-8"),
+        (b"path\na.jpg\n\xff.jpg\n", r"not UTF-8: line 3, character 1: invalid start byte"),
+        (b"sep=;\npath;labels\na.jpg;x;y\n", r"list\.csv:3: 3 cells, not as many"),
     ],
 )
 def test_a_csv_with_a_mistake_is_refused_with_its_line(tmp_path: Path, content: bytes | str, what: str) -> None:
