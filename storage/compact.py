@@ -157,5 +157,9 @@ def _name(folder: Folder, run_id: str, files: tuple[CompactedFile, ...]) -> None
 
 
 def _changed_at(folder: Folder, path: str) -> datetime:
-    changed: datetime = folder.fs.modified(folder.path(path))
+    """Return when a file was written; of one that another compaction has just removed: now."""
+    try:
+        changed: datetime = folder.fs.modified(folder.path(path))
+    except FileNotFoundError:
+        return datetime.now(UTC)
     return changed.astimezone(UTC)

@@ -159,6 +159,19 @@ def test_a_file_that_was_never_named_goes_a_day_after_it_was_written(folder: Fol
     assert left == ["runs/r1/compacted/scores/new.parquet"]
 
 
+def test_two_compactions_may_remove_the_same_file(folder: Folder) -> None:
+    class SecondToCome(Folder):
+        def list(self, prefix: str, suffix: str = "") -> list[str]:
+            found = super().list(prefix, suffix)
+            self.remove(left)
+            return found
+
+    left = "runs/r1/compacted/scores/left.parquet"
+    folder.write_bytes(left, b"x")
+    compact_store(SecondToCome(folder.url))
+    assert not folder.exists(left) and find_compacted(folder, "r1").files
+
+
 @pytest.mark.parametrize("damage", ["lost file", "cut file", "lost record", "torn record"])
 def test_without_its_files_or_its_record_the_parts_are_read(folder: Folder, damage: str) -> None:
     before = answers(folder)
