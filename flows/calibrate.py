@@ -21,6 +21,7 @@ from flows.training.lesson import MIN_IMAGES
 from flows.training.model_card import model_card
 from flows.versions import versions
 from schemas.checkpoint import CalibrationRow, Scorer, TrainingData, TrainingSource
+from schemas.commands import shell
 from schemas.config import CalibrateRequest
 from schemas.counts import counted
 from schemas.errors import RequestError
@@ -103,7 +104,8 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
         model = plan.model.as_checkpoint(images.embeddings_ND, images.tokens_NTC)
         fits = _fit(plan, model, images, label_ids, request.target_precision)
         record = _write(plan, model, images, fits)
-    where = f"--taxonomy {request.taxonomy} --model {record.model_id} --store {request.store}"
+    store = "--store", request.store
+    tag = shell("clipdecoder", "tag", "SHARDS", "--taxonomy", request.taxonomy, "--model", record.model_id, *store)
     return CalibrateSummary(
         model_id=record.model_id,
         calibrated_from=plan.model.record.model_id,
@@ -113,7 +115,7 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
         labels=len(label_ids),
         checks={scorer: list(done.checks) for scorer, done in fits.items()},
         unreached={scorer: list(done.unreached) for scorer, done in fits.items()},
-        next_steps=[f"clipdecoder tag SHARDS {where}", f"clipdecoder models promote {record.model_id}"],
+        next_steps=[tag, shell("clipdecoder", "models", "promote", record.model_id, *store)],
     )
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from schemas.commands import shell
 from schemas.config import DEFAULT_MODEL
 from schemas.decoding import Decode, decoding_name, split_name
 from schemas.errors import ConfigError, ModelError, one_of
@@ -76,7 +77,7 @@ def load_recorded(folder: Folder, record: ModelRecord, device: str) -> Model:
     if model.record.model_id != record.model_id:
         raise ModelError(
             f"{record.name} is now model {model.record.model_id}, and {record.model_id} was asked for: its weights "
-            f"have changed. Put the old weights back, or tag with --model {record.name}"
+            f"have changed. Put the old weights back, or tag with {shell('--model', record.name)}"
         )
     return model
 
@@ -116,10 +117,15 @@ def stored_model(
     return record
 
 
+def _another(record: ModelRecord, bare: str) -> str:
+    """Return how a model like this one is asked for, or trained, with other options."""
+    return shell("--model", bare) if record.checkpoint is None else shell("clipdecoder", "train", "--base", bare)
+
+
 def _check_decoding(record: ModelRecord, decode: Decode | None) -> None:
     bare, own = split_name(record.name)
     if decode not in (None, own):
-        another = f"--model {bare}" if record.checkpoint is None else f"clipdecoder train --base {bare}"
+        another = _another(record, bare)
         raise ModelError(
             f"model {record.model_id} decodes {own}, and {decode} was asked for; use --decode {own}, or make "
             f"another model: {another} --decode {decode}"
@@ -149,7 +155,7 @@ def _promoted_name(folder: Folder) -> str | None:
 def _check_precision(record: ModelRecord, precision: PrecisionOption) -> None:
     bare, own = split_precision(record.name)
     if precision not in ("auto", own):
-        another = f"--model {bare}" if record.checkpoint is None else f"clipdecoder train --base {bare}"
+        another = _another(record, bare)
         raise ModelError(
             f"model {record.model_id} computes in {own}, and {precision} was asked for; use --precision {own}, or make "
             f"another model: {another} --precision {precision}"

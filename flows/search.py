@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clipdecoder.scoring.nearest import Nearest, nearest
 from flows.models import load_model, load_recorded
 from flows.searching.query import Place, embed_picture, embed_texts, find_like, place_of
+from schemas.commands import shell
 from schemas.errors import ConfigError, StoreError, one_of
 from schemas.manifest import ModelRecord
 from schemas.search import FoundTag, SearchHit, SearchRequest, SearchResult
@@ -202,10 +203,11 @@ def _check_found(found: Found, record: ModelRecord, request: SearchRequest) -> N
     if found.unreadable:
         raise found.unreadable[0]
     where = f"of dataset {request.dataset!r} " if request.dataset else ""
+    tag = shell("clipdecoder", "tag", "SHARDS", "--taxonomy", "FILE", "--model", record.name)
     raise StoreError(
         f"the store {request.store!r} has no embeddings {where}by the encoder {record.encoder_id} of model "
-        f"{record.model_id} ({record.name}); `clipdecoder tag SHARDS --taxonomy FILE --model {record.name}` makes "
-        f"them, and where shards were tagged before, `clipdecoder backfill --model {record.model_id}`"
+        f"{record.model_id} ({record.name}); `{tag}` makes them, and where shards "
+        f"were tagged before, `clipdecoder backfill --model {record.model_id}`"
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from flows.browse.catalogs import Catalog, source_of
 from flows.browse.filters import FAILED, Filter
 from flows.browse.results import Found
 from flows.browse.state import Desk
+from schemas.commands import shell
 from storage.views import literal
 
 _TARGET = "export/{:05d}.tar"
@@ -43,7 +43,7 @@ def command(store: str, sql: str, source: str = "") -> str:
     """Return the command line that does the same, with the tags of that model or run."""
     kind, name = source_of(source)
     words = ["clipdecoder", "export", "--sql", sql, "--to", _TARGET, "--store", store]
-    return shlex.join([*words, *([f"--{kind}", name] if kind else [])])
+    return shell(*words, *([f"--{kind}", name] if kind else []))
 
 
 def panel(desk: Desk, sql: str, source: str) -> dict[str, Any]:

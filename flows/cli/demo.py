@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli.output import print_lines, say
+from schemas.commands import shell
 
 
 def register(app: typer.Typer) -> None:
@@ -36,10 +36,4 @@ def register(app: typer.Typer) -> None:
 
 def _show(*words: str) -> None:
     """Print a command as a reader would type it."""
-    say("$ " + " ".join(_quoted(word) for word in words))
-
-
-def _quoted(word: str) -> str:
-    """Quote a word for a shell; SQL, which is full of single quotes, in double ones."""
-    plain_in_double_quotes = not set(word) & set('"$`\\!')
-    return f'"{word}"' if "'" in word and plain_in_double_quotes else shlex.quote(word)
+    say(f"$ {shell(*words)}")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
+from schemas.commands import shell
 from schemas.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class DeployReport(BaseModel):
             pool,
             *(f"deployment {name}" for name in self.deployments),
             f"automation {self.automation!r}",
-            f"next: prefect worker start --pool {self.pool}   (one on each machine that is to work)",
+            f"next: {shell('prefect', 'worker', 'start', '--pool', self.pool)}   (one on each machine that is to work)",
         ]
 
 

@@ -5,13 +5,14 @@ Shapes: D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
+from schemas.commands import shell
 from schemas.errors import ConfigError, ModelError, StoreError, TaxonomyError
 from schemas.manifest import ModelRecord
 from schemas.sample import SampleStatus
@@ -63,7 +64,7 @@ def place_of(connection: Any, request: SearchRequest) -> Place:
             f"its picture is {rows[0]['status']}; take another"
         )
     if len(good) > 1:
-        choices = "; ".join(f"--dataset {row['dataset']} --shard {row['shard']}" for row in good[:_SHOWN])
+        choices = "; ".join(map(_options, good[:_SHOWN]))
         more = f"; and {len(good) - _SHOWN} more" if len(good) > _SHOWN else ""
         raise ConfigError(f"{len(good)} samples have the key {request.like!r}; say which one: {choices}{more}")
     return good[0]["dataset"], good[0]["shard"], good[0]["sample"]
@@ -72,12 +73,17 @@ def place_of(connection: Any, request: SearchRequest) -> Place:
 def _unknown_key(connection: Any, request: SearchRequest) -> str:
     elsewhere = run_query(connection, _ELSEWHERE, {"key": request.like}).to_pylist()
     if elsewhere:
-        known = "; ".join(f"--dataset {row['dataset']} --shard {row['shard']}" for row in elsewhere)
+        known = "; ".join(map(_options, elsewhere))
         asked = "/".join(filter(None, (request.dataset, request.shard)))
         return f"no sample of {asked} has the key {request.like!r}; it stands in: {known}"
     near = run_query(connection, _NEAR, {"key": request.like, "dataset": request.dataset}).to_pylist()
     names = ", ".join(row["key"] for row in near) or "none, as the store has no samples"
     return f"no sample has the key {request.like!r}; the nearest keys: {names}"
+
+
+def _options(row: Mapping[str, str]) -> str:
+    """Return how a search is told which shard a key is of."""
+    return shell("--dataset", row["dataset"], "--shard", row["shard"])
 
 
 def find_like(

@@ -10,6 +10,7 @@ from flows.evaluation.tables import decimal, percent
 from flows.training.lesson import Lesson
 from flows.training.plan import TrainPlan
 from schemas.checkpoint import Scorer
+from schemas.commands import shell
 from schemas.counts import counted
 from schemas.manifest import ModelRecord
 from schemas.training_report import BranchPrecision, TrainingReport
@@ -136,10 +137,12 @@ def summarise_training(
 
 
 def _next_steps(plan: TrainPlan, record: ModelRecord, *, promoted: bool) -> list[str]:
-    where = f"--taxonomy {plan.request.taxonomy} --model {record.model_id} --store {plan.request.store}"
-    steps = [f"clipdecoder evaluate SHARDS {where}", f"clipdecoder tag SHARDS {where}"]
+    store = plan.request.store
+    words = "SHARDS", "--taxonomy", plan.request.taxonomy, "--model", record.model_id, "--store", store
+    steps = [shell("clipdecoder", name, *words) for name in ("evaluate", "tag")]
     if not promoted:
-        steps.append(f"`scores` and `tags` show another model; clipdecoder models promote {record.model_id}")
+        promote = shell("clipdecoder", "models", "promote", record.model_id, "--store", store)
+        steps.append(f"`scores` and `tags` show another model; {promote}")
     return steps
 
 

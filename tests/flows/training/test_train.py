@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,8 @@ def test_the_second_model_of_a_store_is_not_promoted(annotated: AnnotatedWorld, 
     other = annotated.train(recipe=recipe(seed=1, epochs=1))
     assert other.model_id != model_id and not other.promoted
     assert any("models promote" in step for step in other.next_steps)
+    for step in other.next_steps:
+        assert shlex.split(step.rpartition("; ")[2])[-1] == annotated.store, "to be copied"
     promotion = read_promotion(Folder(annotated.store))
     assert promotion is not None and promotion.model_id == model_id
 
