@@ -85,7 +85,8 @@ def train_head(
 ) -> Trained:
     """Train a head, and whatever of `tokens_of` wants gradients, and return the best epoch's weights.
 
-    The same arguments give the same weights on the same machine, interrupted or not. In a group of processes (see
+    The same arguments give the same weights on the same machine, interrupted or not; on a GPU up to rounding, as its
+    sums are not always in one order. In a group of processes (see
     `distributed.py`) each trains on its share of every batch.
 
     Args:

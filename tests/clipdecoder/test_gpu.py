@@ -86,7 +86,7 @@ def test_chunks_of_labels_change_no_logit_on_a_gpu() -> None:
 def test_the_decoder_branch_takes_stored_tokens_to_a_gpu() -> None:
     head, x_BTC, queries_KC = make_head()
     queries = Queries(queries_KQ=queries_KC.numpy(), seen_K=np.full(len(queries_KC), -1))
-    tokens_NTC = x_BTC.half().numpy()
+    tokens_NTC = x_BTC.half().repeat(40, 1, 1).numpy()  # more than go through at once
     here_NK = Branches(("decoder",), linear=None, head=head, device=CPU).decode(queries, tokens_NTC)
     there_NK = Branches(("decoder",), linear=None, head=head.to(GPU), device=GPU).decode(queries, tokens_NTC)
     np.testing.assert_allclose(there_NK, here_NK, rtol=0, atol=1e-4)
