@@ -22,6 +22,7 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from flows.handover import planned
 from flows.report.markdown import stored_markdown
 from flows.tagging.outcomes import GroupOutcome, RunOutcome
 from flows.tagging.plan import TagPlan, plan_tag
@@ -78,7 +79,8 @@ def tag(request: TagRequest) -> TagSummary | State:
 def tag_and_report(request: TagRequest) -> TagSummary:
     """Tag within a flow run, and leave a table of shards and a summary as artifacts."""
     started = time.perf_counter()
-    outcome = run_tag(plan_tag(request), partial(execute_on_all, otherwise=execute_with_prefect), watcher.get())
+    plan = planned(request, TagPlan, lambda: plan_tag(request))
+    outcome = run_tag(plan, partial(execute_on_all, otherwise=execute_with_prefect), watcher.get())
     summary = summarise(outcome, time.perf_counter() - started)
     for run, its_summary in zip((outcome, *outcome.more), (summary, *summary.more), strict=True):
         publish(run, its_summary)

@@ -71,5 +71,7 @@ def _run(plan: BackfillPlan, settings: Settings) -> BackfillSummary:
         if not settings.orchestrate:
             return summarise_backfill(run_backfill(plan, execute_here, watcher.get()))
         from flows.deployed.backfill import backfill as backfill_flow
+        from flows.handover import handed_over
 
-        return summarise_backfill(run_flow(backfill_flow, plan.request).unquote())
+        with handed_over(plan):
+            return summarise_backfill(run_flow(backfill_flow, plan.request).unquote())

@@ -132,9 +132,11 @@ def run(request: TagRequest, settings: Settings) -> TagSummary:
         if not settings.orchestrate or (plan.done and not has_server()):
             started = time.perf_counter()
             return summarise(run_tag_here(plan, watcher.get()), time.perf_counter() - started)
+        from flows.handover import handed_over
         from flows.tag import tag as tag_flow
 
-        return cast("TagSummary", run_flow(tag_flow, request))
+        with handed_over(plan):
+            return cast("TagSummary", run_flow(tag_flow, request))
 
 
 def _estimate(request: TagRequest, as_json: bool) -> None:

@@ -84,8 +84,9 @@ def _run(plan: ApplyPlan, settings: Settings, *, retrain: bool) -> ApplySummary:
             )
             return summarise_apply(run_apply(plan, steps))
         from flows.deployed.apply import apply_taxonomy
+        from flows.handover import handed_over
 
-        with held(watcher, show), held(training_watcher, watch):
+        with held(watcher, show), held(training_watcher, watch), handed_over(plan):
             return cast("ApplySummary", run_flow(apply_taxonomy, plan.request, retrain=retrain))
 
 

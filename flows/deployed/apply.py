@@ -14,6 +14,7 @@ from flows.backfill import BackfillOutcome, BackfillPlan
 from flows.deployed.artifacts import publish_decision, publish_taxonomy
 from flows.deployed.backfill import backfill_as_subflow
 from flows.deployed.retrain import retrain as retrain_flow
+from flows.handover import handed_over, planned
 from flows.taxonomies.apply_summary import ApplySummary, summarise_apply
 from schemas.config import ApplyRequest
 from storage.files import Folder
@@ -30,8 +31,8 @@ def apply_taxonomy(request: ApplyRequest, retrain: bool = True) -> ApplySummary 
 
     Returns the summary; as a failed state, if something failed that the same call can finish.
     """
-    summary = apply_and_report(plan_apply(request), retrain=retrain)
-    return ended(summary)
+    plan = planned(request, ApplyPlan, lambda: plan_apply(request))
+    return ended(apply_and_report(plan, retrain=retrain))
 
 
 def apply_and_report(plan: ApplyPlan, *, retrain: bool) -> ApplySummary:
@@ -55,6 +56,7 @@ def steps_as_subflows(plan: ApplyPlan, *, retrain: bool) -> ApplySteps:
     def backfill(part: BackfillPlan) -> BackfillOutcome:
         """Score for the version that is about to be in force; once it is, for all that are."""
         in_force = digest_in_force(folder, taxonomy.name) == taxonomy.digest
-        return backfill_as_subflow(part.request, None if in_force else taxonomy.digest)
+        with handed_over(part):
+            return backfill_as_subflow(part.request, None if in_force else taxonomy.digest)
 
     return ApplySteps(backfill=backfill, retrain=retrain_flow if retrain else None)

@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect.utilities.annotations import quote
 
-from flows.backfill import BackfillOutcome, plan_backfill, run_backfill
+from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_backfill
+from flows.handover import planned
 from flows.tag import RUNNER, execute_with_prefect
 from flows.tagging.backfill_summary import BackfillSummary, summarise_backfill
 from flows.tagging.progress import watcher
@@ -38,12 +39,18 @@ def backfill(
     """
     if event is not None:
         request = request.model_copy(update={"store": event.store})
-    version = read_taxonomy(Folder(request.store), taxonomy_digest) if taxonomy_digest is not None else None
-    outcome = run_backfill(plan_backfill(request, version), execute_with_prefect, watcher.get())
+    outcome = run_backfill(
+        planned(request, BackfillPlan, lambda: _plan(request, taxonomy_digest)), execute_with_prefect, watcher.get()
+    )
     summary = summarise_backfill(outcome)
     publish_backfill(summary)
     text = "\n".join(summary.lines())
     return quote(outcome) if outcome.complete else Failed(message=text, data=quote(outcome))
+
+
+def _plan(request: BackfillRequest, taxonomy_digest: str | None) -> BackfillPlan:
+    folder = Folder(request.store)
+    return plan_backfill(request, read_taxonomy(folder, taxonomy_digest) if taxonomy_digest is not None else None)
 
 
 def backfill_as_subflow(request: BackfillRequest, taxonomy_digest: str | None) -> BackfillOutcome:
