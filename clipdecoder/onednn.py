@@ -47,14 +47,16 @@ class _SelfAttention(nn.MultiheadAttention):
     def forward(  # type: ignore[override]
         self, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
+        mask = options.get("attn_mask")
+        others = (option for name, option in options.items() if name != "attn_mask")
         # `need_weights` is true by default: it has to be there, and turned off.
-        plain = "need_weights" in options and all(option is None or option is False for option in options.values())
-        if not (plain and query is key is value and query.ndim == 3 and _direct(query)):
+        plain = "need_weights" in options and all(option is None or option is False for option in others)
+        if not (plain and query is key is value and query.ndim == 3 and _direct(query) and _adds(mask)):
             return super().forward(query, key, value, **options)
         batch, tokens, width = query.shape
         qkv = _product(query, self.in_proj_weight, self.in_proj_bias)
         q_BHTE, k_BHTE, v_BHTE = qkv.view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        seen_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE)
+        seen_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=mask)
         seen_BTD = seen_BHTE.transpose(1, 2).reshape(batch, tokens, width)
         return _product(seen_BTD, self.out_proj.weight, self.out_proj.bias), None
 
@@ -77,6 +79,11 @@ def _direct(x: Tensor) -> bool:
     """Whether PyTorch would do nothing but multiply: no gradient to come, no conversion of types, no other device."""
     here = x.dtype == torch.float32 and x.device.type == "cpu"
     return here and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def _adds(mask: Tensor | None) -> bool:
+    """Whether a mask is one that is added, alike for all heads, as a causal tower has it: true says other things."""
+    return mask is None or (mask.ndim == 2 and mask.dtype == torch.float32)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

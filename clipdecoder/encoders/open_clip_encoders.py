@@ -22,6 +22,7 @@ from clipdecoder.encoders.open_clip_models import OpenClipModel
 from clipdecoder.encoders.short_texts import encode_texts
 from clipdecoder.encoders.text import average_texts, text_problems, tokenizer_digest
 from clipdecoder.encoders.transforms import ImageTransform
+from clipdecoder.onednn import use_onednn
 from schemas.decoding import Decode, decoding_name
 from schemas.digests import digest_of
 from schemas.errors import TaxonomyError
@@ -40,6 +41,8 @@ class OpenClipText:
         self.device = device
         self._tokenizer = loaded.tokenizer
         self._network: Any = loaded.network.to(device)
+        if device.type == "cpu":
+            use_onednn(self._network)
 
     def encode_vocabulary(self, vocabulary: Sequence[VocabularyLabel]) -> NDArray[np.float32]:
         """Return queries_KD, float32, L2-normalised: each label's texts embedded, normalised, averaged, normalised.

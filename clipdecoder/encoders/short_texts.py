@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clipdecoder.encoders.text import TEXTS_PER_CHUNK
 
-_STEP = 8  # lengths are rounded up: texts of one rounded length go through the tower together
+_STEP = 4  # lengths are rounded up: texts of one rounded length go through the tower together
 # Texts go through in multiples of so many. On a processor that is enough for each to have the same bits beside any
 # others, as for pictures (`tagger.ROWS_AT_ONCE`); a GPU chooses how to multiply by the shape, so there it is the same
 # for all of a chunk of texts.

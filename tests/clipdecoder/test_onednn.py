@@ -15,13 +15,16 @@ from clipdecoder.encoders.model import load_model
 from clipdecoder.encoders.open_clip_models import load_open_clip
 from clipdecoder.heads.text_query_head import TextQueryHead
 from clipdecoder.onednn import use_onednn
+from schemas.taxonomy import Label, Taxonomy
 from schemas.training import HeadConfig
 
 OURS = "mkldnn::_linear_pointwise"
 HERE = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
+ONE_LABEL = Taxonomy(name="one", labels=(Label(id="disc", name="disc"),))
 
-def operators(network: Any, *inputs: Tensor, **options: Any) -> set[str]:
+
+def operators(network: Any, *inputs: Any, **options: Any) -> set[str]:
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         network(*inputs, **options)
     return {event.key for event in seen.key_averages()}
@@ -72,6 +75,18 @@ def test_encoders_take_it_and_a_pictures_bits_do_not_depend_on_the_others() -> N
     for first, last in ((0, 8), (8, 24), (16, 24)):
         part_BD = encoder.device_encode(pixels_BHWC[first:last], tokens=False).embeddings_BD
         assert torch.equal(part_BD, whole_BD[first:last])
+
+
+@pytest.mark.skipif(not HERE, reason="this processor gains nothing by it")
+def test_attention_takes_it_under_the_mask_of_a_causal_tower_alone() -> None:
+    _, ours = both(self_attention())
+    x_BTD, later_TT = torch.randn(2, 5, 128), torch.ones(5, 5).triu(1)
+    with torch.inference_mode():
+        added = operators(ours, x_BTD, x_BTD, x_BTD, need_weights=False, attn_mask=later_TT * -1e9)
+        boolean = operators(ours, x_BTD, x_BTD, x_BTD, need_weights=False, attn_mask=later_TT.bool())
+    assert OURS in added and OURS not in boolean
+    text = load_model("bundled:scenes", device="cpu").text
+    assert OURS in operators(text.encode_vocabulary, ONE_LABEL.vocabulary())
 
 
 @pytest.mark.skipif(not HERE, reason="this processor gains nothing by it")

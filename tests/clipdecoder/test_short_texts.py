@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clipdecoder.encoders.short_texts import encode_texts
+from clipdecoder.onednn import use_onednn
 
 CONTEXT, WORDS = 77, 100
 VISION = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 32}
@@ -55,13 +56,16 @@ def test_what_is_behind_the_end_of_a_text_is_not_computed() -> None:
     tower.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape))
     with torch.inference_mode():
         encode_texts(tower, texts_of(4, 17, 9, 2, 8))
-    assert [(rows, length) for rows, length, _ in seen] == [(8, 8), (8, 16), (8, 24)]
+    assert [(rows, length) for rows, length, _ in seen] == [(8, 4), (8, 8), (8, 12), (8, 20)]
 
 
 @pytest.mark.parametrize("text", [{}, {"no_causal_mask": True}, {"custom": True}], ids=str)
 @pytest.mark.parametrize("width", [64, 256])
-def test_a_text_has_the_same_bits_in_any_company(text: dict[str, Any], width: int) -> None:
+@pytest.mark.parametrize("onednn", [False, True])
+def test_a_text_has_the_same_bits_in_any_company(text: dict[str, Any], width: int, onednn: bool) -> None:
     tower = network(**({"width": width, "heads": 2, "custom": False} | text))
+    if onednn:  # as a tower is on a processor
+        use_onednn(tower)
     tokens_ML = texts_of(*torch.randint(2, 40, (37,)).tolist())
     with torch.inference_mode():
         together = encode_texts(tower, tokens_ML)
