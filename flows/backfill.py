@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flows.tagging.lacking import ShownLabels, Vocabulary, lacking_groups
 from flows.tagging.outcomes import RunOutcome
-from flows.tagging.plan import ShownLabels, TagPlan, Vocabulary, lacking_groups, run_record, unfinished_runs
+from flows.tagging.plan import TagPlan, run_record, unfinished_runs
 from flows.tagging.run import Execute, Progress, close_runs, execute_here, run_tag
 from flows.tagging.shard_job import ShardTrouble
 from schemas.checkpoint import Scorer
@@ -20,6 +21,7 @@ from schemas.manifest import ModelRecord, RunRecord, ShardReport
 from schemas.taxonomy import Taxonomy
 from storage.catalog import check_store, shown_model
 from storage.files import Folder
+from storage.keys import known_keys
 from storage.labels import current_taxonomies
 from storage.models import read_model, read_promotion
 from storage.patterns import ShardList, ShardRef
@@ -168,6 +170,7 @@ class _Filling:
             model=self.model,
             shards=refs,
             remembered=True,
+            known_keys=known_keys(self.runs, refs),
         )
 
     def _reports(self) -> list[ShardReport]:

@@ -200,9 +200,12 @@ def read_run(folder: Folder, run_id: str) -> StoredRun:
 def read_reports(folder: Folder, run_id: str) -> tuple[ShardReport, ...]:
     """Return the reports that are there now, by shard id, whatever the manifest says. A damaged one counts as none."""
     paths = folder.list(run_path(run_id, "reports"), ".json")
-    with ThreadPoolExecutor(_READERS) as pool:
-        reports = pool.map(lambda path: _read_report(folder, path), paths)
-        return tuple(report for report in reports if report is not None)
+    if folder.local:  # where a report is read before a thread has been told of it
+        found = [_read_report(folder, path) for path in paths]
+    else:
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(lambda path: _read_report(folder, path), paths))
+    return tuple(report for report in found if report is not None)
 
 
 def _read_report(folder: Folder, path: str) -> ShardReport | None:

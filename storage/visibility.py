@@ -140,12 +140,19 @@ def current_reports(runs: Iterable[StoredRun]) -> dict[tuple[str, str], ShardRep
     return {visit.shard: visit.report for visit in visits}
 
 
-def visible_labels(runs: Iterable[StoredRun], model_id: str) -> dict[tuple[str, str], dict[str, ScoredLabel]]:
-    """Return by dataset and shard the labels that the views show of a model, as the run that counts scored them."""
-    shown: dict[tuple[str, str], dict[str, ScoredLabel]] = {}
+def visible_labels(runs: Iterable[StoredRun], model_id: str) -> dict[tuple[str, str], Mapping[str, ScoredLabel]]:
+    """Return by dataset and shard the labels that the views show of a model, as the run that counts scored them.
+
+    Shards that the same runs visited share one mapping.
+    """
+    shown: dict[tuple[str, str], Mapping[str, ScoredLabel]] = {}
+    known: dict[tuple[str, ...], Mapping[str, ScoredLabel]] = {}
     for shard, visits in _current(runs).items():
-        oldest_first = (visit.record for visit in reversed(visits) if visit.record.model_id == model_id)
-        shown[shard] = {label.label_id: label for record in oldest_first for label in record.vocabulary}
+        oldest_first = [visit.record for visit in reversed(visits) if visit.record.model_id == model_id]
+        key = tuple(record.run_id for record in oldest_first)
+        if key not in known:
+            known[key] = {label.label_id: label for record in oldest_first for label in record.vocabulary}
+        shown[shard] = known[key]
     return shown
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.models import choose_scorer, load_model, load_recorded, stored_model
 from flows.tagging.features import FeatureRequest
+from flows.tagging.lacking import Vocabulary, lacking_groups, shown_labels
 from flows.tagging.pending import pending_shards
 from flows.taxonomies.removals import removed_labels
 from flows.versions import versions
@@ -18,19 +19,16 @@ from schemas.config import TagRequest
 from schemas.digests import digest_of
 from schemas.errors import ConfigError, StoreError
 from schemas.manifest import ModelRecord, RunRecord
-from schemas.taxonomy import ScoredLabel, Taxonomy, VocabularyLabel
+from schemas.taxonomy import Taxonomy
 from storage.files import Folder
+from storage.keys import KnownKeys, known_keys
 from storage.models import promote, read_promotion, write_model
 from storage.patterns import ShardList, ShardRef, list_shards
 from storage.runs import StoredRun, read_runs, write_record
 from storage.taxonomies import find_taxonomy, put_in_force, write_taxonomy
-from storage.visibility import visible_labels
 
 if TYPE_CHECKING:
     from flows.models import Model
-
-ShownLabels = dict[str, dict[str, ScoredLabel]]  # by shard, by label id
-Vocabulary = tuple[VocabularyLabel, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,7 @@ class TagPlan:
     removed: tuple[str, ...] = ()  # labels that have scores, and that the taxonomy does not name any more
     unfinished: tuple[str, ...] = ()  # partial runs that were begun, are not complete and are not asked for now
     done: bool = False  # when it was planned nothing was left to do
+    known_keys: KnownKeys | None = None  # of a complete run about the same shards
 
     def features(self, *, tokens: bool) -> FeatureRequest:
         """Return which features the run needs."""
@@ -136,6 +135,7 @@ class _Planning:
             groups = list(lacking_groups(taxonomy.vocabulary(), shown, found.shards)) or [((), ())]
         else:
             groups = [(choose_labels(request.labels, taxonomy), found.shards)]
+        runs = [run for run in self.runs if run.record.dataset == self.dataset]
         first, *more = (
             TagPlan(
                 request=request,
@@ -144,6 +144,7 @@ class _Planning:
                 vocabulary=vocabulary,
                 model=model,
                 shards=shards,
+                known_keys=known_keys(runs, shards),
             )
             for vocabulary, shards in groups
         )
@@ -202,37 +203,6 @@ def choose_labels(labels: str, taxonomy: Taxonomy) -> Vocabulary:
     if not named:
         raise ConfigError(f"--labels {labels!r} names no label; give all, new, or ids such as dog,cat")
     return taxonomy.vocabulary(named)
-
-
-def lacking_groups(
-    vocabulary: Vocabulary, shown: ShownLabels, shards: Iterable[ShardRef]
-) -> Iterator[tuple[Vocabulary, tuple[ShardRef, ...]]]:
-    """Yield the shards that lack some labels, together with those that lack the same; the most labels come first.
-
-    A shard lacks a label if the views show no scores of it, or scores for other texts than it has now. So one that was
-    never tagged lacks all of them, and so does one that is not there: a run says so.
-    """
-    groups: dict[Vocabulary, list[ShardRef]] = {}
-    wanted = [(label, label.label_id, label.query_digest) for label in vocabulary]  # a thousand shards ask for each
-    for ref in shards:
-        scored = shown.get(ref.shard, {}) if ref.fingerprint is not None else {}
-        digests = {label_id: label.query_digest for label_id, label in scored.items()}
-        lacking = tuple(label for label, label_id, digest in wanted if digests.get(label_id) != digest)
-        if lacking:
-            groups.setdefault(lacking, []).append(ref)
-    for lacking, refs in sorted(groups.items(), key=lambda group: -len(group[0])):
-        yield lacking, tuple(refs)
-
-
-def shown_labels(runs: Iterable[StoredRun], dataset: str, model_id: str, shards: Iterable[ShardRef]) -> ShownLabels:
-    """Return by shard the labels that the views show of a model, for shards whose bytes are still those scored."""
-    fingerprints = {ref.shard: ref.fingerprint for ref in shards}
-    current = [
-        replace(run, reports=tuple(r for r in run.reports if r.fingerprint == fingerprints.get(r.shard)))
-        for run in runs
-        if run.record.dataset == dataset
-    ]
-    return {shard: labels for (_, shard), labels in visible_labels(current, model_id).items()}
 
 
 def check_dataset_root(dataset: str, root: str, runs: Iterable[StoredRun]) -> None:

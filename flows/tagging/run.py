@@ -20,7 +20,7 @@ from schemas.manifest import RunManifest, ShardReport
 from schemas.sample import SampleStatus
 from schemas.taxonomy import VocabularyLabel
 from storage.files import Folder
-from storage.keys import count_shared_keys
+from storage.keys import KnownKeys, shared_keys
 from storage.patterns import ShardRef
 from storage.runs import read_reports, read_run, remove_manifest, write_manifest
 
@@ -180,7 +180,7 @@ def _finish(folder: Folder, outcome: RunOutcome) -> None:
         reports = read_reports(folder, run_id)
         if not {ref.shard for ref in outcome.plan.shards} <= {report.shard for report in reports}:
             return
-        manifest = _complete(folder, run_id, reports)
+        manifest = _complete(folder, run_id, reports, outcome.plan.known_keys)
     outcome.shared_keys = manifest.shared_keys
 
 
@@ -196,13 +196,15 @@ def close_runs(folder: Folder, run_ids: Iterable[str]) -> None:
             _complete(folder, run_id, run.reports)
 
 
-def _complete(folder: Folder, run_id: str, reports: tuple[ShardReport, ...]) -> RunManifest:
+def _complete(
+    folder: Folder, run_id: str, reports: tuple[ShardReport, ...], known: KnownKeys | None = None
+) -> RunManifest:
     manifest = RunManifest(
         run_id=run_id,
         shards=reports,
         statuses=dict(count_statuses(reports)),
         seconds=total_seconds(reports),
-        shared_keys=count_shared_keys(folder, [report.parts["samples"] for report in reports]),
+        shared_keys=shared_keys(folder, reports, known),
         finished_at=datetime.now(UTC),
     )
     write_manifest(folder, manifest)

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from flows.backfill import BackfillPlan, plan_backfill
-from flows.tagging.plan import TagPlan, Vocabulary
+from flows.tagging.lacking import Vocabulary
+from flows.tagging.plan import TagPlan
 from schemas.checkpoint import Branch, Group, Scorer
 from schemas.config import BackfillRequest
 from schemas.manifest import ModelRecord, ShardReport
