@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from schemas.annotations import ImportReport, ImportRequest, Named
+from schemas.counts import counted
 from schemas.errors import ConfigError, RequestError
 from schemas.label_words import LabelWords
 from schemas.taxonomy import Taxonomy
@@ -180,7 +181,7 @@ def _check_rows(content: FileContent, request: ImportRequest) -> None:
     if content.bad:
         problems = "\n  ".join(content.bad[:_EXAMPLES])
         raise RequestError(f"{request.file!r}: none of its {len(content.bad)} rows can be read:\n  {problems}")
-    hint = f": its {content.unanswered} tasks have no answer yet" if content.unanswered else ""
+    hint = f": of {counted(content.unanswered, 'task')} none has an answer yet" if content.unanswered else ""
     raise RequestError(f"{request.file!r} says nothing about any picture{hint}")
 
 
@@ -200,7 +201,7 @@ def _check_pictures(matched: MatchedPictures, request: ImportRequest) -> None:
     has = f"has keys such as {example!r}" if example is not None else "has no samples yet: tag the shards first"
     where = f"dataset {request.dataset!r} of the store" if request.dataset else "the store"
     said = _named([path.name for path in (*matched.ambiguous, *matched.unknown)])
-    several = f"; {len(matched.ambiguous)} of them are paths that several keys would fit" if matched.ambiguous else ""
+    several = f"; several keys would fit {counted(len(matched.ambiguous), 'path')} of them" if matched.ambiguous else ""
     raise RequestError(f"{request.file!r}: {said.line(f'pictures, none of them in {where}')}{several}; the store {has}")
 
 

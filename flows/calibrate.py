@@ -60,7 +60,9 @@ class CalibrateSummary(BaseModel):
             f"{counted(self.images, 'image')}, {counted(self.labels, 'label')}"
         ]
         if self.left_out:
-            lines.append(f"- {self.left_out} annotated images were left out: the model had learned from them")
+            lines.append(
+                f"- {counted(self.left_out, 'annotated image', 'were')} left out: the model had learned from such"
+            )
         lines += [
             f"- {scorer}: calibration error of {check.group} labels {decimal(check.ece)} "
             f"(a constant: {decimal(check.constant_ece)}), log loss {decimal(check.log_loss)} "
@@ -98,7 +100,8 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
     with unlearned_images(plan, watch, tokens=tokens) as (images, left_out):
         if len(images) < MIN_IMAGES:
             raise RequestError(
-                f"{len(images)} annotated images are too few to calibrate on; at least {MIN_IMAGES} are needed"
+                f"{counted(len(images), 'annotated image', 'are')} too few to calibrate on; "
+                f"at least {MIN_IMAGES} are needed"
             )
         label_ids = _judged_labels(plan, images)
         model = plan.model.as_checkpoint(images.embeddings_ND, images.tokens_NTC)

@@ -76,12 +76,12 @@ class QualitySummary(Record):
         """Return what a person should know."""
         seen = self.overview
         lines = [
-            f"measured: {self.pictures:,} pictures in {self.shards} shards"
+            f"measured: {counted(self.pictures, 'picture')} in {counted(self.shards, 'shard')}"
             + (f"; {self.refused} could not be decoded" if self.refused else "")
-            + (f"; {self.kept} shards were measured before" if self.kept else ""),
-            f"of {seen.measured:,} measured pictures (of {seen.pictures:,} that are ok): {seen.blurred:,} may be "
-            f"blurred (sharpness below {BLURRED}), {seen.dark:,} are dark (brightness below {DARK}), {seen.bright:,} "
-            f"bright (above {BRIGHT}), {seen.flat:,} of one colour",
+            + (f"; {counted(self.kept, 'shard', 'were')} measured before" if self.kept else ""),
+            f"of {counted(seen.measured, 'measured picture')} (of {seen.pictures:,} ok): perhaps blurred "
+            f"{seen.blurred:,} (sharpness below {BLURRED}), dark {seen.dark:,} (brightness below {DARK}), "
+            f"bright {seen.bright:,} (above {BRIGHT}), of one colour {seen.flat:,}",
             *([f"could not be read, and removed: {counted(self.damaged, 'file')} of statistics"] * bool(self.damaged)),
             'look: clipdecoder sql "select dataset, shard, key, sharpness, brightness from quality order by sharpness"',
         ]
@@ -132,9 +132,9 @@ class DuplicatesSummary(Record):
         by_reason = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.members.items()))
         phash = "" if facts.max_phash is None else f" or hashes at most {facts.max_phash} bits apart"
         lines = [
-            f"{spare:,} of {facts.samples:,} samples are copies of another one"
+            f"copies of another one: {spare:,} of {counted(facts.samples, 'sample')}"
             + (
-                f" ({by_reason}), in {self.groups:,} groups; {self.across_datasets:,} groups span datasets"
+                f" ({by_reason}), in {counted(self.groups, 'group')}, {self.across_datasets:,} of them across datasets"
                 * bool(spare)
             ),
             f"alike: same bytes, cosine of at least {facts.min_cosine:g} to the group's representative{phash}"
@@ -143,14 +143,14 @@ class DuplicatesSummary(Record):
         lacking = facts.samples - self.record.embedded
         if lacking:
             lines.append(
-                f"{lacking:,} samples have no embedding by the encoder of model {self.model_id}; "
+                f"{counted(lacking, 'sample', 'have')} no embedding by the encoder of model {self.model_id}; "
                 f"`clipdecoder backfill --model {self.model_id}` makes them"
             )
         unhashed = facts.samples - self.record.hashed
         if facts.max_phash is not None and unhashed:
             lines.append(
-                f"{unhashed:,} samples have no perceptual hash: `clipdecoder quality` makes them, but for pictures of "
-                "one colour"
+                f"{counted(unhashed, 'sample', 'have')} no perceptual hash: `clipdecoder quality` makes them, but for "
+                "pictures of one colour"
             )
         lines += [f"left out: {reason}" for reason in self.record.unreadable]
         lines.append(

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.counts import counted
 from schemas.manifest import Fingerprint
 from schemas.record import Record
 
@@ -131,12 +132,16 @@ class ExportSummary(Record):
             *([f"manifest: {self.manifest}"] if self.manifest else []),
         ]
         if self.kept:
-            lines.append(f"{self.kept} shards were whole already and are kept")
+            lines.append(f"whole already, and kept: {counted(self.kept, 'shard')}")
         if self.renamed:
-            lines.append(f"{self.renamed} samples have a key that another one has too: here it begins with their shard")
+            lines.append(
+                f"{counted(self.renamed, 'sample', 'have')} a key that another one has too: here it begins with "
+                "the shard"
+            )
         if self.untagged:
             lines.append(
-                f"{self.untagged} have a .json that is no JSON object: it is as it was, the index has the tags"
+                f"{counted(self.untagged, 'sample', 'have')} a .json that is no object: it is as it was, the "
+                "index has the tags"
             )
         return lines + self._missing_lines()
 

@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from schemas.annotations import outdated_line
 from schemas.config import MAX_PIXELS
+from schemas.counts import counted
 from schemas.record import Record
 
 ANSWERS_FORMAT: Literal["clipdecoder-answers"] = "clipdecoder-answers"
@@ -102,8 +103,8 @@ class ReviewExport(Record):
 
     def _left_out(self) -> str:
         return (
-            f"{self.answered_before} that side files or answers speak of already, {self.duplicates} pictures of the "
-            f"same content as another, {self.unreadable} pictures that cannot be read"
+            f"{self.answered_before} that side files or answers speak of already, "
+            f"{counted(self.duplicates, 'picture')} of the same content as another, {self.unreadable} unreadable"
         )
 
 
@@ -128,12 +129,12 @@ class ReviewImport(Record):
         counts = f"answers: {self.answers}, of them {values}; labels: {self.labels}"
         lines = [counts if self.new else f"{counts}; the store has them already, and nothing changed"]
         if self.unknown_pictures:
-            lines.append(f"{self.unknown_pictures} of them are about pictures that the store does not have (yet)")
+            lines.append(f"about pictures that the store does not have (yet): {self.unknown_pictures} of them")
         if self.unknown_labels:
             lines.append(f"labels that no taxonomy in force has: {', '.join(self.unknown_labels)}")
         if self.future:
             lines.append(
-                f"{self.future} of them are dated in the future, by a wrong clock; they count as of this import"
+                f"dated in the future, by a wrong clock, and counting as of this import: {self.future} of them"
             )
         if self.outdated:
             lines.append(outdated_line(self.outdated))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import IO
 
+from schemas.counts import counted
 from schemas.errors import RequestError, RunError, StoreError
 from storage.files import Folder, transport_errors
 from storage.pictures import Picture, PictureList, list_pictures, read_errors, some_of
@@ -43,10 +44,12 @@ class PackReport:
         last = f" to {self.shards[-1]}" if len(self.shards) > 1 else ""
         lines = [f"images: {self.samples}, shards: {len(self.shards)} ({self.shards[0]}{last})"]
         if self.renamed:
-            lines.append(f"{len(self.renamed)} kept their extension in their key, as another image has the key without")
+            lines.append(f"with its extension in the key, as another image has the key without: {len(self.renamed)}")
             lines.append(f"  {some_of([f'{path} is {key}' for path, key in self.renamed.items()])}")
         if self.ignored:
-            lines.append(f"{len(self.ignored)} files are not images or side files of one: {some_of(self.ignored)}")
+            lines.append(
+                f"neither image nor side file of one: {counted(len(self.ignored), 'file')}: {some_of(self.ignored)}"
+            )
         return lines
 
 

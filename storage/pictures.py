@@ -101,7 +101,7 @@ def _list_folder(source: str) -> PictureList:
     absent = [name for name in used if _kind(folder, folder.path(name)) == "absent"]
     if absent:
         raise RequestError(
-            f"{source!r} has {len(absent)} links to files that are not there, or cannot be reached "
+            f"{source!r} has {counted(len(absent), 'link')} to what is not there, or cannot be reached "
             f"({some_of(absent)}); remove or mend them"
         )
     return PictureList(
@@ -141,7 +141,7 @@ def _list_csv(source: str) -> PictureList:
     missing = [path for path in lines if path not in present]
     if missing:
         raise RequestError(
-            f"{source!r} lists {len(missing)} files that are not there ({some_of(missing)}); "
+            f"{source!r} lists what is not there: {counted(len(missing), 'file')} ({some_of(missing)}); "
             f"paths are relative to {folder.url!r}: correct them, or remove the lines"
         )
     pictures, renamed = _pictures(folder, rows, present)

@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 
 from examples.nus_wide.labels import Labels, make_labels
 from examples.nus_wide.official import SPLITS, iter_tags, read_concept, read_images, read_names, read_splits
+from schemas.counts import counted
 from schemas.errors import RequestError, RunError, StoreError
 from storage.files import Folder
 from storage.pack import pack
@@ -62,7 +63,7 @@ class Split:
         if self.missing:
             listed = self.images + len(self.missing)
             yield (
-                f"{name}: {len(self.missing):,} of {listed:,} listed pictures are not there, and are left out "
+                f"{name}: not there, and left out: {len(self.missing):,} of {counted(listed, 'listed picture')} "
                 f"(all in missing.txt): {some_of(self.missing)}"
             )
 

@@ -50,6 +50,7 @@ def evaluate(
     from flows.evaluation.tables import draw_tables, statement
     from flows.training.progress import stage_bar
     from schemas.config import EvaluateRequest, make_request
+    from schemas.counts import counted
 
     given = {
         "shards": tuple(shards),
@@ -69,9 +70,10 @@ def evaluate(
     with stage_bar(stderr()) as watch:
         outcome = run_evaluation(plan_evaluation(request), watch)
     if outcome.left_out:
-        say(f"{outcome.left_out} annotated images were left out: the model had learned from them")
+        say(f"{counted(outcome.left_out, 'annotated image', 'were')} left out: the model had learned from such")
     if outcome.passed_over:
-        say(f"{outcome.passed_over} labels of the taxonomy are neither seen nor named as novel, and count in no number")
+        labels = counted(outcome.passed_over, "label")
+        say(f"neither seen nor named as novel, and in no number: {labels} of the taxonomy")
     if output is not None:
         outcome.copy_to(output)
     if as_json:

@@ -46,9 +46,9 @@ def statement(evaluation: Evaluation) -> list[str]:
     lines += [_labels_line(metrics) for metrics in groups_of(evaluation.scorers[0])]
     cells = [f"{counted(evaluation.num_positives, 'positive')}"]
     if evaluation.num_unknown:
-        cells.append(f"{evaluation.num_unknown:,} cells that nobody annotated are in no number")
+        cells.append(f"in no number: {counted(evaluation.num_unknown, 'cell')} that nobody annotated")
     if evaluation.num_failed:
-        cells.append(f"{evaluation.num_failed:,} images that could not be scored are in no number")
+        cells.append(f"in no number: {counted(evaluation.num_failed, 'image')} that could not be scored")
     lines.append("; ".join(cells))
     if evaluation.calibration == "none":
         lines.append("the model is not calibrated: its scores are a prior, and ECE, thresholds and F1 at them say so")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from flows.retraining.asking import Case
 from flows.retraining.forgotten import forgotten_line
 from flows.taxonomies.untagged import untagged_line
+from schemas.counts import counted
 from schemas.retraining import LabelEvidence
 
 OFF = "retraining is switched off (enabled = false under [retraining])"
@@ -36,14 +37,15 @@ def iter_reasons(case: Case, labels: Sequence[LabelEvidence]) -> Iterator[str]:
         yield _why_not(case, labels)
     elif case.evidence.held_out < case.policy.min_held_out:
         yield (
-            f"only {case.evidence.held_out} of {case.evidence.images} annotated images are held out, and "
-            f"{case.policy.min_held_out} are needed to compare models: the new one could not be judged, and would "
+            f"{case.evidence.held_out} held-out images of {case.evidence.images} annotated ones are fewer than the "
+            f"{case.policy.min_held_out} that it takes to compare models: the new one could not be judged, and would "
             "wait for `clipdecoder models promote --force`"
         )
     if case.evidence.unread:
         yield (
-            f"{len(case.evidence.unread)} tagged shards are gone or have changed, and what their side files say is "
-            f"not known, such as {'/'.join(case.evidence.unread[0])}; tag them again"
+            "gone or changed since, and what their side files say is not known: "
+            f"{counted(len(case.evidence.unread), 'tagged shard')}, such as "
+            f"{'/'.join(case.evidence.unread[0])}; tag them again"
         )
 
 
@@ -57,7 +59,7 @@ def _why_not(case: Case, labels: Sequence[LabelEvidence]) -> str:
     known = {label.label_id: label for label in labels}
     unseen = [label.id for label in case.taxonomy.active_labels() if label.id not in case.seen]
     if not unseen:
-        return f"the current model was trained on all {len(labels)} labels that have ground truth"
+        return f"the current model was trained on all labels that have ground truth ({len(labels)})"
     waiting = sorted(
         (label_id for label_id in unseen if label_id not in case.held_out),
         key=lambda label_id: (-case.evidence.positives.get(label_id, 0), label_id),
@@ -69,5 +71,5 @@ def _why_not(case: Case, labels: Sequence[LabelEvidence]) -> str:
     if len(waiting) > _NAMED:
         parts.append(f"and {len(waiting) - _NAMED} more")
     if len(unseen) > len(waiting):
-        parts.append(f"{len(unseen) - len(waiting)} labels are held out on request")
+        parts.append(f"{counted(len(unseen) - len(waiting), 'label', 'are')} held out on request")
     return f"no label asks for it ({'; '.join(parts)})"

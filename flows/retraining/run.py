@@ -228,5 +228,5 @@ def _left_out(shards: Sequence[ShardKey]) -> tuple[str, ...]:
     if not shards:
         return ()
     return (
-        f"{len(shards)} annotated shards are gone or have changed, and were left out: {some(map('/'.join, shards))}",
+        f"left out, as gone or changed since: {counted(len(shards), 'annotated shard')}: {some(map('/'.join, shards))}",
     )

@@ -63,5 +63,5 @@ def _flip_gate(limit: float, current: Tags, new: Tags) -> Gate:
     if np.isnan(rate):
         return unmeasured("flip_rate", limit, "neither model tags a canary image with a label that both learned")
     either, alone = int((current | new).sum()), int((current ^ new).sum())
-    why = f"{alone} of {either} tags on the canary are given by one of the two models alone"
+    why = f"of {counted(either, 'tag')} on the canary one of the two models alone gives {alone}"
     return Gate(name="flip_rate", limit=limit, before=None, after=rate, passed=rate <= limit + ROUNDING, why=why)

@@ -35,7 +35,7 @@ class FilledRun(BaseModel):
     def lines(self) -> list[str]:
         """Return the run as Markdown lines."""
         more = f" and {len(self.labels) - _NAMED} more" if len(self.labels) > _NAMED else ""
-        source = f"{self.decoded} images were read" if self.decoded else "no image was read"
+        source = f"{counted(self.decoded, 'image', 'were')} read" if self.decoded else "no image was read"
         return [
             f"- dataset {self.dataset}: {counted(len(self.labels), 'label')} scored on "
             f"{counted(self.images, 'image')} in {counted(self.shards, 'shard')} "

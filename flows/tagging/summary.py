@@ -76,7 +76,9 @@ class TagSummary(BaseModel):
         elif self.tagged:
             lines.append("- no image was decoded: their embeddings were stored")
         if self.shared_keys:
-            lines.append(f"- {self.shared_keys} keys stand in more than one shard; rows tell them apart by shard")
+            lines.append(
+                f"- {counted(self.shared_keys, 'key', 'stand')} in more than one shard; rows are told apart by shard"
+            )
         lines += [f"- shard {t.shard}: {t.status}: {t.error}" for t in self.troubles[:10]]
         lines += [f"- next: {step}" for step in self.next_steps]
         return lines + [line for summary in self.more for line in summary.lines()]

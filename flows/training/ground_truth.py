@@ -20,6 +20,7 @@ from flows.scratch import Pile, Room
 from flows.tagging.features import FeatureRequest, feature_tagger, shard_features
 from flows.training.annotated_images import AnnotatedImages
 from flows.training.sample_truth import SampleTruth, TruthFinder
+from schemas.counts import counted
 from schemas.errors import RequestError, RunError, ShardError
 from schemas.sample import MemberCounts, SampleRow, SampleStatus
 from schemas.taxonomy import Taxonomy
@@ -196,7 +197,7 @@ def _add_pixels(pile: Pile, ref: ShardRef, rows: Sequence[SampleRow], encoder: I
 def _check(gathering: _Gathering, num_shards: int, taxonomy: Taxonomy) -> None:
     """Refuse ground truth from which nothing can be learned, saying what was found instead."""
     if not gathering.rows:
-        hint = f" ({len(gathering.damaged)} side files cannot be used)" if gathering.damaged else ""
+        hint = f" ({counted(len(gathering.damaged), 'side file', 'cannot')} be used)" if gathering.damaged else ""
         raise RequestError(
             f"no sample of these {num_shards} shards is annotated{hint}: a sample's labels stand in its .json side "
             f"file, as {_EXAMPLE}; `clipdecoder pack` makes such shards from a CSV with columns path and labels. "

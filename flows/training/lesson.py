@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flows.training.annotated_images import AnnotatedImages
 from flows.training.plan import TrainPlan
 from schemas.checkpoint import TrainingData, TrainingSource
+from schemas.counts import counted
 from schemas.digests import digest_of
 from schemas.errors import RequestError
 from schemas.sample import SampleRow
@@ -94,8 +95,8 @@ def _split(plan: TrainPlan, images: AnnotatedImages) -> tuple[NDArray[np.int64],
     drawn = np.array(draws, np.float64) < validation_share
     train_M, validation_V = learned[~drawn], learned[drawn]
     if len(learned) < MIN_IMAGES or not len(train_M) or not len(validation_V):
-        damaged = f"; {len(images.damaged)} side files cannot be used" if images.damaged else ""
-        aside = f" besides {len(images) - len(learned)} that are held out" if share else ""
+        damaged = f"; {counted(len(images.damaged), 'side file', 'cannot')} be used" if images.damaged else ""
+        aside = f" besides {len(images) - len(learned)} held out" if share else ""
         raise RequestError(
             f"{len(learned)} annotated images{aside}, {len(validation_V)} of them to validate on, are too few to train "
             f"on: at least {MIN_IMAGES} are needed, hundreds are sensible, some on either side (raise "

@@ -54,32 +54,35 @@ class TrainSummary(BaseModel):
             f"model {self.model_id}: trained {counted(self.epochs, 'epoch')} on "
             f"{counted(self.train_images, 'image')} and "
             f"{counted(self.seen_labels, 'label')} in {self.seconds:.0f} s",
-            f"- {self.novel_labels} labels were held out as novel; {self.validation_images} images chose and "
+            f"- {counted(self.novel_labels, 'label', 'were')} held out as novel; "
+            f"{counted(self.validation_images, 'image')} chose and "
             "calibrated",
         ]
         if self.without_positives:
             lines.append(
-                f"- {len(self.without_positives)} labels have too few training images: " + _some(self.without_positives)
+                f"- {counted(len(self.without_positives), 'label', 'have')} too few training images: "
+                + _some(self.without_positives)
             )
         if self.without_negatives:
             lines.append(
-                f"- {len(self.without_negatives)} labels are not trained on, since no training image is known not to "
-                f"have them: {_some(self.without_negatives)}; answer some with no (`clipdecoder review export`)"
+                f"- {counted(len(self.without_negatives), 'label', 'are')} not trained on, as every training image has "
+                f"the label, or may have it: {_some(self.without_negatives)}; answer "
+                "some with no (`clipdecoder review export`)"
             )
         if self.held_out_images:
-            lines.append(f"- {self.held_out_images} images were held out of it, to compare models on")
+            lines.append(f"- {counted(self.held_out_images, 'image', 'were')} held out of it, to compare models on")
         if self.unknown_labels:
             words = [f"{word!r} ({count})" for word, count in self.unknown_labels.items()]
             more = self.num_unknown_labels - len(words)
             lines.append(
-                f"- {self.num_unknown_labels} words of side files are no label of the taxonomy: "
+                f"- no label of the taxonomy: {counted(self.num_unknown_labels, 'word')} of side files: "
                 + _some([*words, *[""] * more])
             )
         if self.damaged:
             damaged = [f"{key}: {why}" for key, why in self.damaged.items()]
-            lines.append(f"- {len(self.damaged)} side files cannot be used: {_some(damaged)}")
+            lines.append(f"- {counted(len(self.damaged), 'side file', 'cannot')} be used: {_some(damaged)}")
         if self.num_failed:
-            lines.append(f"- {self.num_failed} annotated images cannot be decoded and are not used")
+            lines.append(f"- {counted(self.num_failed, 'annotated image', 'cannot')} be decoded and used")
         if not self.left_out:
             lines.append(
                 "- too few labels have positives among the validation images to leave any out: what novel labels score "
@@ -90,7 +93,9 @@ class TrainSummary(BaseModel):
             for branch in self.branches
         ]
         if self.own_weights:
-            lines.append(f"- {len(self.own_weights)} labels have weights of their own: {_some(self.own_weights)}")
+            lines.append(
+                f"- with weights of their own: {counted(len(self.own_weights), 'label')}: {_some(self.own_weights)}"
+            )
         lines.append(
             f"- calibration error of {self.scorers[0]}: "
             + ", ".join(f"{decimal(value)} {group}" for group, value in self.ece.items())

@@ -133,13 +133,13 @@ def _check(not_one: Sequence[dict[str, Any]], by: Sequence[str]) -> None:
     if several:
         lacking = [name for name in ("dataset", "shard") if name not in by]
         raise RequestError(
-            f"{len(several)} of the query's keys stand in several shards ({some_of(several)}); "
+            f"keys of the query that stand in several shards: {len(several)} ({some_of(several)}); "
             f"select {' and '.join(lacking)} too: select dataset, shard, key ..."
         )
     unknown = [str(row["key"]) for row in not_one]
     if unknown:
         raise RequestError(
-            f"{len(unknown)} of the query's rows name no sample of the store ({some_of(unknown)}); "
+            f"rows of the query that name no sample of the store: {len(unknown)} ({some_of(unknown)}); "
             "select key, and perhaps dataset and shard, from samples, tags, scores or another view"
         )
 

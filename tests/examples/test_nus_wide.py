@@ -134,8 +134,8 @@ def test_a_missing_picture_is_named_and_shifts_nothing(tree: Path, tmp_path: Pat
     assert {key: set(labels) for key, labels in test.items()} == {_key(i): _expected(i, True) for i in TEST if i != 4}
     assert (tmp_path / "out/missing.txt").read_text().split() == [IMAGES[2], IMAGES[4]]
     told = "\n".join(report.lines())
-    assert f"train: 1 of 7 listed pictures are not there, and are left out (all in missing.txt): {IMAGES[2]}" in told
-    assert f"test: 1 of 4 listed pictures are not there, and are left out (all in missing.txt): {IMAGES[4]}" in told
+    assert f"train: not there, and left out: 1 of 7 listed pictures (all in missing.txt): {IMAGES[2]}" in told
+    assert f"test: not there, and left out: 1 of 4 listed pictures (all in missing.txt): {IMAGES[4]}" in told
 
 
 def test_the_report_counts_and_says_that_the_split_is_not_the_published_one(tree: Path, tmp_path: Path) -> None:

@@ -20,3 +20,19 @@ from schemas.counts import counted
 )
 def test_one_is_not_many(number: int, noun: str, said: str) -> None:
     assert counted(number, noun) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "verb", "said"),
+    [
+        (1, "are", "1 label is"),
+        (2, "are", "2 labels are"),
+        (0, "have", "0 labels have"),
+        (1, "have", "1 label has"),
+        (1, "were", "1 label was"),
+        (1, "cannot", "1 label cannot"),
+        (1, "stand", "1 label stands"),
+    ],
+)
+def test_the_verb_agrees(number: int, verb: str, said: str) -> None:
+    assert counted(number, "label", verb) == said

@@ -87,11 +87,11 @@ def test_the_digest_is_of_samples_keys_and_tags(store: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("select key from tags", r"1 of the query's keys stand in several shards \(b\); select dataset and shard too"),
-        ("select key, dataset from tags", r"several shards \(b\); select shard too: select dataset, shard, key"),
-        ("select 'none' as key", r"1 of the query's rows name no sample of the store \(none\)"),
-        ("select null as key", r"1 of the query's rows name no sample"),
-        ("select key, '7' as shard from tags", r"2 of the query's rows name no sample of the store \(a, b\)"),
+        ("select key from tags", r"several shards: 1 \(b\); select dataset and shard too"),
+        ("select key, dataset from tags", r"several shards: 1 \(b\); select shard too: select dataset, shard, key"),
+        ("select 'none' as key", r"rows of the query that name no sample of the store: 1 \(none\)"),
+        ("select null as key", r"rows of the query that name no sample"),
+        ("select key, '7' as shard from tags", r"name no sample of the store: 2 \(a, b\)"),
     ],
 )
 def test_keys_must_be_of_one_sample_each(store: str, sql: str, message: str) -> None:

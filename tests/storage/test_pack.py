@@ -154,7 +154,7 @@ def test_a_csv_as_a_spreadsheet_writes_it(tmp_path: Path, content: bytes) -> Non
     [
         ("path\n", "lists no image"),
         ("url,labels\nx.jpg,a\n", "columns url, labels, and none that says where.*path or file or filename or image"),
-        ("path\nnone.jpg\nno/ne.jpg\na.jpg\n", r"lists 2 files that are not there \(no/ne.jpg, none.jpg\)"),
+        ("path\nnone.jpg\nno/ne.jpg\na.jpg\n", r"lists what is not there: 2 files \(no/ne.jpg, none.jpg\)"),
         ("path\na.jpg\nb.jpg\na.jpg\n", r"list\.csv:4: 'a\.jpg' stands at .*list\.csv:2 already"),
         ("path,key\na.jpg,k\nb.jpg,k\n", r"list\.csv:3: key 'k' stands at .*list\.csv:2 already"),
         ("path,key\na.jpg,k/\n", r"key 'k/' has no name"),
@@ -233,7 +233,7 @@ def test_links_that_lead_nowhere_are_refused_before_anything_is_written(images: 
     assert report.samples == 8 and "notes" in report.ignored
     for name, content in (("lost.jpg", "nowhere.jpg"), ("good.json", "nowhere.json"), ("loop.png", "loop.png")):
         (images / name).symlink_to(content)
-        with pytest.raises(RequestError, match=rf"has 1 links to files that are not there.*\({name}\); remove or mend"):
+        with pytest.raises(RequestError, match=rf"has 1 link to what is not there.*\({name}\); remove or mend"):
             pack(str(images), f"{tmp_path}/other/{{:d}}.tar")
         (images / name).unlink()
     (images / "lost.jpg").symlink_to("nowhere.jpg")

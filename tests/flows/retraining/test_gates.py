@@ -101,7 +101,7 @@ def test_a_model_that_lost_nothing_passes_every_gate() -> None:
         (
             {"tagged": Tagged(current_CK=tags(0.1, 0.5, 0, 0), new_CK=~tags(0.9, 0.5, 0, 0))},
             "flip_rate",
-            "of 48 tags on the canary are given by one of the two models alone",
+            "of 48 tags on the canary one of the two models alone gives ",
         ),
     ],
 )

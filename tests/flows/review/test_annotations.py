@@ -136,7 +136,7 @@ def test_a_path_that_fits_several_keys_is_left_out(store: Store) -> None:
     assert store.said("x/a") == {} and store.said("x/b") == {"dog": 1}
     assert store.bring("path,labels\na.jpg,dog\n", dataset="street").ambiguous.count == 0
     assert store.said("x/a") == {"dog": 1}
-    with pytest.raises(RequestError, match="1 of them are paths that several keys would fit"):
+    with pytest.raises(RequestError, match="several keys would fit 1 path of them"):
         store.bring("path,labels\na.jpg,dog\n")
 
 

@@ -259,7 +259,7 @@ def test_nothing_annotated_is_refused_with_the_way_to_annotate(world: World, enc
     with pytest.raises(RequestError, match=r"no sample of these 2 shards is annotated: .*clipdecoder pack"):
         gathered(world, encoder)
     world.shard("00000", [("a.jpg", jpeg()), ("a.json", b"[1]")])
-    with pytest.raises(RequestError, match="1 side files cannot be used"):
+    with pytest.raises(RequestError, match="1 side file cannot be used"):
         gathered(world, encoder)
 
 

@@ -248,7 +248,7 @@ def test_words_that_are_no_label_are_counted_and_named(tmp_path: Path) -> None:
 
     summary = make_written_world(tmp_path, says).train(recipe=recipe(epochs=1))
     assert summary.unknown_labels == {"dog": TRAIN_PICTURES, "cat": TRAIN_PICTURES // 10}
-    assert "2 words of side files are no label of the taxonomy: 'dog' (160), 'cat' (16)" in "\n".join(summary.lines())
+    assert "no label of the taxonomy: 2 words of side files: 'dog' (160), 'cat' (16)" in "\n".join(summary.lines())
 
 
 def test_only_words_that_are_no_label(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_label_without_positives_is_named_and_not_learned(tmp_path: Path) -> N
     world = make_written_world(tmp_path, lambda key, labels: {"labels": [name for name in labels if name != lost]})
     summary = world.train(recipe=recipe(epochs=1))
     assert summary.without_positives == [lost]
-    assert f"1 labels have too few training images: {lost}" in "\n".join(summary.lines())
+    assert f"1 label has too few training images: {lost}" in "\n".join(summary.lines())
     assert lost not in world.config(summary.model_id)["seen_labels"]
 
 
