@@ -67,6 +67,8 @@ def mean_change(change_K: Floats, drawn_RK: Floats, positives: int) -> Change:
 
 def draw_counts(num_images: int, draws: int, seed: int | Sequence[int]) -> NDArray[np.int32]:
     """Return counts_RN: how often each image is drawn when as many are drawn with replacement."""
+    if not num_images:
+        return np.zeros((draws, 0), np.int32)
     drawn_RN = np.random.default_rng(seed).integers(num_images, size=(draws, num_images))
     return np.stack([np.bincount(drawn_N, minlength=num_images) for drawn_N in drawn_RN]).astype(np.int32)
 

@@ -35,6 +35,8 @@ def test_draws_are_the_same_for_the_same_seed_and_no_label_is_no_column() -> Non
     assert (draw_counts(9, 5, 1) == draw_counts(9, 5, 1)).all() and (draw_counts(9, 5, 1) != draw_counts(9, 5, 2)).any()
     none = np.empty((9, 0), np.float32), np.empty((9, 0), np.int8)
     assert drawn_precisions(*none, draw_counts(9, 5, 1)).shape == (5, 0)
+    nothing = np.empty((0, 2), np.float32), np.empty((0, 2), np.int8)
+    assert np.isnan(drawn_precisions(*nothing, draw_counts(0, 5, 1))).all()
 
 
 def ranked(

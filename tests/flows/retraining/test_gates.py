@@ -239,6 +239,12 @@ def test_if_too_few_others_are_left_all_are_used_and_it_is_said() -> None:
     assert "learned from 50 of these images" in gate(judgement, "seen_map").why
 
 
+def test_if_the_old_model_learned_from_all_of_a_few_images_nothing_is_known() -> None:
+    few = held((9, 9, 9, 1), (9, 9, 1, 1)).rows(np.arange(IMAGES) < 19)
+    judgement = judge(case(held=few, learned_from=np.arange(IMAGES, dtype=np.uint64)))
+    assert not judgement.passed and (judgement.images, judgement.left_aside, judgement.gained) == (0, 19, ())
+
+
 @pytest.mark.parametrize("images", [None, held((9, 9, 9, 1), (9, 9, 1, 1)).rows(np.arange(IMAGES) < 19)])
 def test_with_too_few_images_nothing_is_known_and_the_old_model_stays(images: HeldOut | None) -> None:
     judgement = judge(case(held=images))
