@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from schemas.compaction import Kind
 from schemas.errors import StoreError
 from schemas.manifest import Fingerprint
+from schemas.sample import SampleStatus
 from schemas.tables import SAMPLES
 from storage.audit import audit_run
 from storage.catalog import open_catalog
@@ -28,6 +29,7 @@ from storage.compact import KEPT_FOR, compact_store
 from storage.compacted import find_compacted, write_compacted
 from storage.files import Folder
 from storage.findings import FindingCode
+from storage.query import run_query
 from tests.stores import Shard, make_model, make_run, make_taxonomy
 
 ROOT = Path(__file__).parents[2]
@@ -236,12 +238,15 @@ def stories(draw: st.DrawFn) -> list[dict[str, Any]]:
         names = draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True))
         labels = draw(st.lists(st.sampled_from(LABELS), min_size=1, unique=True))
         score = st.one_of(st.none(), st.integers(1, 99).map(lambda each: each / 100))
+        sizes = {name: draw(st.integers(1, 3)) for name in sorted(names)}
         found = {
             name: Shard(
-                scores={label: draw(st.lists(score, min_size=3, max_size=3)) for label in labels},
+                scores={label: draw(st.lists(score, min_size=size, max_size=size)) for label in labels},
+                statuses=[SampleStatus.OK] * size,
+                keys=[f"{hours}/{name}/{sample}" for sample in range(size)],
                 fingerprint=Fingerprint(size=1, tag=draw(st.sampled_from("xy"))),
             )
-            for name in sorted(names)
+            for name, size in sizes.items()
         }
         run = draw(st.sampled_from(("r1", "r2")))
         complete = draw(st.integers(0, 4)) > 0
@@ -266,6 +271,18 @@ def test_views_equal_those_of_a_store_that_was_never_compacted(story: list[dict[
             for folder in (plain, compacted):
                 make_run(folder, step["run_id"], TAXONOMY, step["shards"], **_rest(step))
         assert answers(compacted) == answers(plain)
+        assert_keys_of_first_rows(plain)
+        assert_keys_of_first_rows(compacted)
+
+
+def assert_keys_of_first_rows(folder: Folder) -> None:
+    """Rows that are joined to their keys late have those of the views."""
+    columns = "score, dataset, run_id, shard, sample, label_id"
+    with open_catalog(folder) as connection:
+        for view in ("tags", "scores", "all_scores"):
+            sql = f"SELECT key, {columns} FROM {view} ORDER BY {columns} LIMIT 5"
+            found = run_query(connection, sql).to_pylist()
+            assert [tuple(row.values()) for row in found] == connection.execute(sql).fetchall()
 
 
 def _rest(step: Mapping[str, Any]) -> dict[str, Any]:
