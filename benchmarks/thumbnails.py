@@ -31,7 +31,7 @@ from benchmarks.figures import Figure, Result, arguments, publish
 from benchmarks.machine import describe
 from flows.browse.pictures import SMALL, small_picture
 from storage.files import checksum, fingerprint_of
-from storage.guesses import Expected, stored_bytes
+from storage.guesses import Expected, expected_of
 from storage.thumbnails import ShardBytes, Thumbnails
 
 PICTURES, FEW, PAGE, THREADS = 1000, 600, 48, 8
@@ -134,15 +134,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def expected(pictures: Sequence[bytes], sample: int) -> Expected:
     """Return what a store knows of a picture; that it takes a query to know it is not measured here."""
-    sizes = [stored_bytes(len(data)) for data in pictures]
-    data = pictures[sample]
-    return Expected(
-        num_bytes=len(data),
-        sha256=checksum(data),
-        before=sum(sizes[:sample]),
-        total=sum(sizes),
-        samples=len(sizes),
-    )
+    return expected_of([len(data) for data in pictures], [checksum(data) for data in pictures], [sample])[sample]
 
 
 def measure(counts: Counts, count: int) -> Iterator[Row]:

@@ -9,7 +9,9 @@ store has of it tell that it is the one.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from tarfile import BLOCKSIZE, HeaderError, TarInfo
 
 from storage.files import checksum
@@ -53,6 +55,28 @@ class Guessed:
 def stored_bytes(num_bytes: int) -> int:
     """Return how much of a tar a member of this size takes, with its header."""
     return BLOCKSIZE + -(-num_bytes // BLOCKSIZE) * BLOCKSIZE
+
+
+def expected_of(sizes: Sequence[int], checksums: Sequence[str | None], samples: Collection[int]) -> dict[int, Expected]:
+    """Return what is known of some pictures of a shard, by ordinal in order, without those that it does not have.
+
+    Args:
+        sizes: in bytes, of all its pictures in order.
+        checksums: SHA-256 of each; None of those that could not be read.
+        samples: ordinals.
+    """
+    ends = list(accumulate(map(stored_bytes, sizes), initial=0))
+    return {
+        sample: Expected(
+            num_bytes=sizes[sample],
+            sha256=checksums[sample],
+            before=ends[sample],
+            total=ends[-1],
+            samples=len(sizes),
+        )
+        for sample in sorted(samples)
+        if sample < len(sizes)
+    }
 
 
 def find_by_guess(url: str, shard_bytes: int, sample: int, expected: Expected) -> Guessed | None:

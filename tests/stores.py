@@ -36,6 +36,7 @@ class Shard:
     statuses: Sequence[SampleStatus] = (OK, OK, OK)
     keys: Sequence[str] | None = None
     contents: Sequence[str] | None = None  # what stands for the checksum of each sample's bytes; None: all alike
+    sizes: Sequence[int] | None = None  # bytes of each sample; None: 9
     fingerprint: Fingerprint = FIRST
     url: str = "file:///nowhere/{shard}.tar"
     status: ShardStatus = ShardStatus.OK
@@ -112,11 +113,12 @@ def make_run(
 def _write_shard(folder: Folder, run: RunRecord, name: str, shard: Shard, at: datetime) -> ShardReport:
     contents = shard.contents or ["ab"] * len(shard.statuses)
     keys = shard.keys or [f"{name}/{sample}.é x" for sample in range(len(shard.statuses))]
+    sizes = shard.sizes or [9] * len(shard.statuses)
     rows = [
         SampleRow(
-            key=key, shard=name, sample=sample, status=status, error=None, width=4, height=3, bytes=9, sha256=content
+            key=key, shard=name, sample=sample, status=status, error=None, width=4, height=3, bytes=size, sha256=content
         )
-        for sample, (key, status, content) in enumerate(zip(keys, shard.statuses, contents, strict=True))
+        for sample, (key, status, content, size) in enumerate(zip(keys, shard.statuses, contents, sizes, strict=True))
     ]
     parts = {
         "samples": write_samples(folder, part_path(run.run_id, "samples", name), rows),

@@ -9,14 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from types import MappingProxyType
 
 from PIL import Image
 
 from flows.thumbnails import encode_small, small_webp
-from schemas.errors import SampleError, ShardError
-from schemas.sample import MemberCounts, SampleStatus
-from storage.shards import MAX_MEMBER_BYTES, ByteRange, iter_ranges, iter_samples, read_range
+from schemas.errors import SampleError
+from storage.shard_pictures import StoredShard, read_pictures
 
 Place = tuple[str, int]  # shard and ordinal of a sample
 Size = tuple[int, int]  # longest side in pixels, and WebP quality
@@ -35,9 +34,10 @@ def read_thumbnails(
     budget_bytes: int = 300_000,
     sizes: Sequence[Size] = _SIZES,
     contents: Mapping[Place, str] | None = None,
+    stored: Mapping[str, StoredShard] = MappingProxyType({}),
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Place, bytes]:
-    """Return the wanted samples as small WebP pictures. Of each shard only headers are read, and these samples.
+    """Return the wanted samples as small WebP pictures. Of each shard these are read, and what it takes to find them.
 
     What cannot be read any more, a sample or a whole shard, is absent from the answer: a page that is to be written
     does not fail for its pictures, and says how many are missing.
@@ -50,6 +50,7 @@ def read_thumbnails(
             taken; the last if none does, and then only as many pictures, in the order of shards, as fit.
         sizes: side and quality to choose from, the best first.
         contents: SHA-256 of the bytes that a sample must have; where it has others now, it is absent.
+        stored: shard id -> what a store knows of the shard, which spares reading headers in object stores.
         on_shard: told how many shards are read, of how many.
     """
     ordinals: dict[str, set[int]] = defaultdict(set)
@@ -59,7 +60,8 @@ def read_thumbnails(
     shards = sorted(ordinals.keys() & urls.keys())
 
     def read(shard: str) -> dict[Place, bytes]:
-        own = {(shard, sample): data for sample, data in _read_wanted(urls[shard], ordinals[shard]).items()}
+        found = read_pictures(urls[shard], ordinals[shard], stored.get(shard))
+        own = {(shard, sample): data for sample, data in found.items()}
         return dict(_encoded(own, contents, max_pixels, sizes[0]))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="pictures") as pool:
@@ -83,35 +85,6 @@ def data_url(picture: bytes) -> str:
     """Return a picture as a URL that holds it."""
     kind = "webp" if picture[8:12] == b"WEBP" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def _read_wanted(url: str, ordinals: Collection[int]) -> dict[int, bytes]:
-    """Return the wanted samples' bytes; what stands behind the damage of a shard is missing, and the page counts it."""
-    places: dict[int, ByteRange | None] = {}
-    with suppress(ShardError):
-        for ordinal, place in enumerate(islice(iter_ranges(url), max(ordinals) + 1)):
-            if ordinal in ordinals:
-                places[ordinal] = place
-    found: dict[int, bytes] = {}
-    try:
-        for ordinal, place in places.items():
-            if place is None:
-                return _read_through(url, ordinals)
-            if place.num_bytes <= MAX_MEMBER_BYTES:
-                found[ordinal] = read_range(url, place)
-    except ShardError:  # a server that gives whole files only
-        return _read_through(url, ordinals)
-    return found
-
-
-def _read_through(url: str, ordinals: Collection[int]) -> dict[int, bytes]:
-    """Return the wanted samples' bytes, reading all that stands before them too."""
-    found: dict[int, bytes] = {}
-    with suppress(ShardError):
-        for sample in islice(iter_samples(url, MemberCounts()), max(ordinals) + 1):
-            if sample.sample in ordinals and sample.status is SampleStatus.OK:
-                found[sample.sample] = sample.data
-    return found
 
 
 def _within(pictures: Mapping[Place, bytes], budget_bytes: int, sizes: Sequence[Size]) -> dict[Place, bytes]:

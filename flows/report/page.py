@@ -18,6 +18,7 @@ from flows.report.drawings import draw_histogram, draw_ranks, draw_stages, draw_
 from schemas.report import ChosenLabel, ReportPicture, ReportRequest, RunReport
 from storage.files import Folder
 from storage.runs import read_run
+from storage.shard_pictures import StoredShard
 from storage.terminal import visible
 
 MAX_ROWS = 500  # labels in the table
@@ -90,7 +91,8 @@ def read_pictures(
     request: ReportRequest, report: RunReport, on_shard: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[Place, bytes]:
     """Return small pictures for the page; a shard that is gone, or has other bytes now, gives none."""
-    run = read_run(Folder(request.store), report.run.run_id)
+    folder = Folder(request.store)
+    run = read_run(folder, report.run.run_id)
     wanted = wanted_pictures(report)
     return read_thumbnails(
         wanted,
@@ -99,6 +101,7 @@ def read_pictures(
         budget_bytes=PICTURE_BYTES,
         sizes=_SIZES,
         contents=wanted,
+        stored={shard.shard: StoredShard(folder, shard) for shard in run.reports},
         on_shard=on_shard,
     )
 

@@ -19,6 +19,8 @@ from storage.catalog import open_catalog
 from storage.files import Folder
 from storage.review import ReviewLabel, ReviewPool, hidden_labels, review_labels, review_pool, shown_scorer
 from storage.runs import read_runs
+from storage.shard_pictures import StoredShard
+from storage.visibility import current_reports
 
 Watch = Callable[[int, int], None]  # shards read, of how many
 
@@ -110,8 +112,9 @@ def _content(task: Task) -> str:
 
 def _pictures(request: ReviewRequest, tasks: Sequence[Task], watch: Watch) -> dict[str, str]:
     """Return by content the pictures of the tasks as data URLs; those that cannot be read any more are absent."""
-    runs = read_runs(Folder(request.store))
-    urls = {(run.record.dataset, report.shard): report.url for run in runs for report in run.reports}
+    folder = Folder(request.store)
+    reports = current_reports(read_runs(folder))
+    urls = {shard: report.url for shard, report in reports.items()}
     # Datasets may have shards of the same name, so places are named by URL here. One place for each content is enough.
     first = {_content(task): task.candidate for task in reversed(tasks)}
     contents = {(urls[each.dataset, each.shard], each.sample): content for content, each in first.items()}
@@ -122,6 +125,7 @@ def _pictures(request: ReviewRequest, tasks: Sequence[Task], watch: Watch) -> di
         budget_bytes=PICTURE_BYTES,
         sizes=SIZES,
         contents=contents,
+        stored={report.url: StoredShard(folder, report) for report in reports.values()},
         on_shard=watch,
     )
     return {contents[place]: data_url(picture) for place, picture in found.items()}

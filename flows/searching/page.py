@@ -11,10 +11,11 @@ from markupsafe import Markup
 from flows.evaluation.pictures import data_url, read_thumbnails
 from schemas.config import MAX_PIXELS
 from schemas.search import SearchHit, SearchResult
-from storage.embeddings import embedded_shards
 from storage.files import Folder
 from storage.runs import read_runs
+from storage.shard_pictures import StoredShard
 from storage.terminal import visible
+from storage.visibility import current_reports
 
 PICTURE_BYTES = 10_000_000  # of all pictures on the page, in base64
 _SIZES = ((256, 75), (224, 65), (192, 60), (160, 50), (112, 40), (64, 30))  # longest side, WebP quality
@@ -37,14 +38,16 @@ def search_page(store: str, result: SearchResult) -> str:
 
 def _pictures(store: str, hits: tuple[SearchHit, ...]) -> dict[int, str]:
     """Return by rank the hits' pictures as data URLs."""
-    urls = {(shard.dataset, shard.shard): shard.url for shard in embedded_shards(read_runs(Folder(store)))}
+    folder = Folder(store)
+    reports = current_reports(read_runs(folder))
     # Datasets may have shards of the same name, so places are named by URL here.
-    places = {hit.rank: (urls[hit.dataset, hit.shard], hit.sample) for hit in hits}
+    places = {hit.rank: (reports[hit.dataset, hit.shard].url, hit.sample) for hit in hits}
     found = read_thumbnails(
         set(places.values()),
         {url: url for url, _ in places.values()},
         max_pixels=MAX_PIXELS,
         budget_bytes=PICTURE_BYTES,
         sizes=_SIZES,
+        stored={report.url: StoredShard(folder, report) for report in reports.values()},
     )
     return {rank: data_url(found[place]) for rank, place in places.items() if place in found}

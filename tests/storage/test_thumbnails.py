@@ -21,7 +21,7 @@ from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus, ShardStatus
 from storage.disk_cache import trim_cache
 from storage.files import checksum, fingerprint_of
-from storage.guesses import Expected, find_by_guess, stored_bytes
+from storage.guesses import Expected, expected_of, find_by_guess
 from storage.shards import iter_ranges, iter_samples, read_range
 from storage.thumbnails import ShardBytes, Thumbnails
 from tests.nasty import build_tar, cut_tar, gzipped, jpeg, nasty_shard
@@ -197,15 +197,7 @@ def test_a_server_without_ranges_says_so(web: str, tmp_path: Path, thumbnails: T
 def expect(members: Sequence[tuple[str, bytes]], sample: int) -> Expected:
     """Return what a store knows of a picture of these members."""
     pictures = [data for name, data in members if name.endswith(".jpg")]
-    sizes = [stored_bytes(len(data)) for data in pictures]
-    data = pictures[sample]
-    return Expected(
-        num_bytes=len(data),
-        sha256=checksum(data),
-        before=sum(sizes[:sample]),
-        total=sum(sizes),
-        samples=len(sizes),
-    )
+    return expected_of([len(data) for data in pictures], [checksum(data) for data in pictures], [sample])[sample]
 
 
 def captions(lengths: Iterable[int]) -> list[tuple[str, bytes]]:

@@ -121,7 +121,7 @@ def test_protocol_f_and_missing_calibration_are_said() -> None:
     targets_NK[0, 0] = -1
     evaluation = make_evaluation(NAMES[:4], targets_NK, protocol="F", calibrated=False)
     said = "\n".join(statement(evaluation))
-    assert "protocol F" in said and "not calibrated" in said and "1 cells that nobody annotated" in said
+    assert "protocol F" in said and "not calibrated" in said and "1 cell that nobody annotated" in said
     page = evaluation_page(evaluation, {})
     assert "This model is not calibrated" in page and "Here it is F" in page
 
