@@ -30,7 +30,12 @@ class StoredRows(Sequence[SampleRow]):
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table.select(SAMPLES.names)
-        self.statuses = [_STATUSES[status] for status in self.table["status"].to_pylist()]
+        self.all_ok = _all_say(self.table["status"], str(SampleStatus.OK))
+        self.statuses = (
+            [SampleStatus.OK] * len(table)
+            if self.all_ok
+            else [_STATUSES[status] for status in self.table["status"].to_pylist()]
+        )
 
     @cached_property
     def _rows(self) -> tuple[SampleRow, ...]:
@@ -69,11 +74,15 @@ def sample_table(rows: Sequence[SampleRow]) -> pa.Table:
 
 def count_statuses(rows: Sequence[SampleRow]) -> Counter[SampleStatus]:
     """Return how many rows there are of each status."""
+    if isinstance(rows, StoredRows) and rows.all_ok:
+        return Counter({SampleStatus.OK: len(rows)} if len(rows) else {})
     return Counter(_statuses(rows))
 
 
 def are_ok(rows: Sequence[SampleRow]) -> NDArray[np.bool_]:
     """Return which rows are `ok`."""
+    if isinstance(rows, StoredRows) and rows.all_ok:
+        return np.ones(len(rows), bool)
     return np.array([status is SampleStatus.OK for status in _statuses(rows)], bool)
 
 
@@ -87,3 +96,17 @@ def ok_samples(rows: Sequence[SampleRow]) -> NDArray[np.int32]:
 
 def _statuses(rows: Sequence[SampleRow]) -> Sequence[SampleStatus]:
     return rows.statuses if isinstance(rows, StoredRows) else [row.status for row in rows]
+
+
+def _all_say(column: pa.ChunkedArray, text: str) -> bool:
+    """Return whether every cell is this text: by the bytes of all, as asking each takes fifty times as long."""
+    return all(_repeats(chunk, text.encode()) for chunk in column.chunks)
+
+
+def _repeats(cells: pa.StringArray, text: bytes) -> bool:
+    _, offsets, data = cells.buffers()
+    if cells.null_count or offsets is None or data is None:
+        return not len(cells)
+    ends_N = np.frombuffer(offsets, np.int32)[cells.offset : cells.offset + len(cells) + 1]
+    whole = data[ends_N[0] : ends_N[-1]].to_pybytes() == text * len(cells)
+    return whole and bool((np.diff(ends_N) == len(text)).all())

@@ -125,8 +125,9 @@ def sorted_by_label(chunks: Sequence[Cells]) -> KeptScores:
     """Return kept cells in the order in which they are stored: by label, then by sample."""
     none = Cells(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
     sample, label, logit, score = (np.concatenate(column) for column in zip(none, *chunks, strict=True))
-    # Cells come in the order of samples, which a stable sort keeps.
-    order = np.argsort(label, kind="stable")
+    # Cells come in the order of samples, which a stable sort keeps. Numbers of 16 bits it sorts by their digits.
+    narrow = label.max(initial=0) <= np.iinfo(np.uint16).max
+    order = np.argsort(label.astype(np.uint16) if narrow else label, kind="stable")
     return KeptScores(
         sample=sample[order].astype(np.int32),
         label=label[order].astype(np.int32),

@@ -73,7 +73,11 @@ def _candidates_here(logits_RK: Tensor, maps: LabelMaps, below_K: NDArray[np.flo
     else:
         bound_RK = (ranks_RK >= lowest_R[:, None]) | (cells_RK >= below_K)
     place_M = np.flatnonzero(bound_RK)
-    sample_M, label_M = np.divmod(place_M, max(1, logits_RK.shape[1]))
+    num_rows, num_labels = bound_RK.shape
+    if len(place_M) == bound_RK.size:  # as a rule where few labels are scored: there is nothing to pick out
+        sample_M, label_M = np.repeat(np.arange(num_rows), num_labels), np.tile(np.arange(num_labels), num_rows)
+        return _Found(sample_M, label_M, cells_RK.reshape(-1), ranks_RK.reshape(-1), lowest_R)
+    sample_M, label_M = np.divmod(place_M, max(1, num_labels))
     return _Found(sample_M, label_M, cells_RK.reshape(-1)[place_M], ranks_RK.reshape(-1)[place_M], lowest_R)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +43,11 @@ class FeatureRequest:
     store_tokens: bool = False  # and kept, so that no later run needs the images for them
     retry_failed: bool = False
     remembered: bool = False  # the shard is as the store remembers it: look whether it still is before it is read
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The store."""
+        return Folder(self.store)
 
     @property
     def wants_tokens(self) -> bool:
@@ -85,7 +91,7 @@ def shard_features(
 
     reading = ShardReading(ref=ref, wanted=wanted, clock=clock)
     rows = ShardRows(reading=reading, encoder=tagger.encoder, collect=wanted.wants_tokens, pile=pile)
-    [features] = run_shards([rows], tagger, wanted, _Keeping(FeatureKeeper(Folder(wanted.store))))
+    [features] = run_shards([rows], tagger, wanted, _Keeping(FeatureKeeper(wanted.folder)))
     if reading.failed is not None or features is None:
         raise reading.failed or AssertionError("a shard without features has failed")
     return features, rows.decoded

@@ -15,7 +15,6 @@ from clipdecoder.clock import StageClock
 from schemas.errors import ShardError
 from schemas.manifest import Fingerprint, ShardFacts, ShardReport
 from schemas.sample import MemberCounts, Sample, SampleStatus, ShardStatus
-from storage.files import Folder
 from storage.ground_truth import ShardLabels, changed_at
 from storage.parts import ShardFeatures, features_path, read_features
 from storage.patterns import ShardRef
@@ -110,7 +109,7 @@ class ShardReading:
         fingerprint = require_fingerprint(self.ref)
         with self.clock.stage("features"):
             path = features_path(self.wanted.encoder_id, self.wanted.dataset, self.ref.shard)
-            self.stored = read_features(Folder(self.wanted.store), path, fingerprint, self.wanted.max_pixels)
+            self.stored = read_features(self.wanted.folder, path, fingerprint, self.wanted.max_pixels)
         complete = yield from self._stored_items()
         self.from_store = complete and not (self.wanted.retry_failed and self._has_failures)
         if self.from_store:
@@ -126,7 +125,7 @@ class ShardReading:
             return self.stored is not None
         path = tokens_path(self.wanted.encoder_id, self.wanted.dataset, self.ref.shard)
         with self.clock.stage("features"):
-            self.stored_tokens = find_tokens(Folder(self.wanted.store), path, self.stored)
+            self.stored_tokens = find_tokens(self.wanted.folder, path, self.stored)
         if self.stored_tokens is None:
             return False
         chunks = self.stored_tokens.chunks()

@@ -175,6 +175,8 @@ class ShardRows:
 
     def kept(self) -> Cells:
         """Return all kept scores. Call it once: what they were made of is let go."""
+        if len(self._cells) == 1:  # of one batch, and in order
+            return self._cells.pop()
         none = Cells(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
         sample_M, label_M, logit_M = (np.concatenate(column) for column in zip(none, *self._cells, strict=True))
         self._cells.clear()

@@ -34,3 +34,22 @@ def test_an_unknown_status_is_damage() -> None:
     table = sample_table(ROWS).to_pylist()
     with pytest.raises(KeyError):
         StoredRows(pa.Table.from_pylist([row | {"status": "fine"} for row in table], schema=sample_table(ROWS).schema))
+
+
+@pytest.mark.parametrize("statuses", [["ok"] * 3, ["empty"] * 3, ["ok", "empty", "ok"], []], ids=str)
+def test_statuses_are_those_of_the_rows_that_are_left_of_a_table(statuses: list[str]) -> None:
+    rows = [replace(ROWS[0], sample=sample, status=SampleStatus(status)) for sample, status in enumerate(statuses)]
+    padded = pa.concat_tables([sample_table(ROWS[1:3]), sample_table(rows), sample_table(ROWS[:1])])
+    for table in (sample_table(rows), padded.slice(2, len(rows)), padded.combine_chunks().slice(2, len(rows))):
+        stored = StoredRows(table)
+        assert stored.statuses == statuses
+        assert (
+            count_statuses(stored) == count_statuses(rows) and ok_samples(stored).tolist() == ok_samples(rows).tolist()
+        )
+
+
+def test_texts_of_the_same_bytes_are_told_apart_by_their_ends() -> None:
+    table = sample_table(ROWS[2:4])
+    odd = table.set_column(3, table.schema.field("status"), pa.array(["o", "kok"]))
+    with pytest.raises(KeyError):
+        StoredRows(odd)
