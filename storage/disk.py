@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 
 def read(path: str) -> bytes:
@@ -32,7 +33,8 @@ def _write(path: str, data: bytes) -> int:
 def sizes(path: str) -> Iterator[tuple[str, int]]:
     """Yield the path and the size in bytes of every file below a folder, or of the file that is there itself.
 
-    What vanishes meanwhile is left out, and links to folders are not followed.
+    What vanishes meanwhile is left out. Links to folders are told of like files and not followed; links that lead
+    nowhere have size 0.
     """
     try:
         entries = os.scandir(path)
@@ -41,10 +43,17 @@ def sizes(path: str) -> Iterator[tuple[str, int]]:
         return
     with entries:
         for entry in entries:
-            try:
+            with suppress(FileNotFoundError):
                 if entry.is_dir(follow_symlinks=False):
                     yield from sizes(entry.path)
-                elif not entry.is_dir():
-                    yield entry.path, entry.stat().st_size
-            except FileNotFoundError:
-                continue
+                else:
+                    yield entry.path, _size(entry)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        if entry.is_symlink():
+            return 0
+        raise

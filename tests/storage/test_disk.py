@@ -24,10 +24,12 @@ def test_the_sizes_of_files_are_those_that_fsspec_finds(tmp_path: Path) -> None:
         list(disk.sizes(str(tmp_path / "missing")))
 
 
-def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+def test_links_are_told_of_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "inside" / "here").mkdir(parents=True)
-    (tmp_path / "inside" / "again").symlink_to(tmp_path)
-    assert list(disk.sizes(str(tmp_path))) == []
+    for name, target in {"again": str(tmp_path), "nowhere": "missing", "loop": "loop"}.items():
+        (tmp_path / "inside" / name).symlink_to(target)
+    found = {Path(path).name: size for path, size in disk.sizes(str(tmp_path))}
+    assert found.keys() == {"again", "nowhere", "loop"} and found["nowhere"] == found["loop"] == 0
 
 
 def test_a_file_is_written_with_the_folders_that_it_needs(tmp_path: Path) -> None:

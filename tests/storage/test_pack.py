@@ -238,7 +238,7 @@ def test_links_that_lead_nowhere_are_refused_before_anything_is_written(images: 
         (images / name).unlink()
     (images / "lost.jpg").symlink_to("nowhere.jpg")
     touch(tmp_path, {"list.csv": "path\nimages/lost.jpg\n"})
-    with pytest.raises(RequestError, match="lists 1 files that are not there"):
+    with pytest.raises(RequestError, match="lists what is not there: 1 file"):
         pack(f"{tmp_path}/list.csv", f"{tmp_path}/other/{{:d}}.tar")
     assert not (tmp_path / "other").exists()
 
@@ -251,7 +251,7 @@ def test_pipes_and_folders_are_never_opened(images: Path, tmp_path: Path) -> Non
     assert report.samples == 7
     assert report.ignored == ("cats/a.cls", "folder.png", "lonely.txt", "notes.md", "pipe.jpg")
     touch(tmp_path, {"list.csv": "path\nimages/pipe.jpg\n"})
-    with pytest.raises(RequestError, match="lists 1 files that are not there"):
+    with pytest.raises(RequestError, match="lists what is not there: 1 file"):
         pack(f"{tmp_path}/list.csv", f"{tmp_path}/other/{{:d}}.tar")
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three hundred processes, beside whatever else the machine does
 def test_killed_at_every_step_of_every_write(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.flows.dying", str(tmp_path)],
@@ -28,7 +29,8 @@ def test_killed_at_every_step_of_every_write(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for scenario, result in json.loads(done.stdout).items():
-        assert result["steps"] > 20, (scenario, "every write has several steps")
+        least = 4 if scenario == "withdrawn" else 40  # every write has several steps; a withdrawal is one write
+        assert result["steps"] >= least, scenario
         assert result["wrong"] == [], scenario
 
 
