@@ -20,7 +20,10 @@ def write_cached(path: Path, data: bytes) -> None:
 
 
 def trim_cache(cache: Path, max_bytes: int) -> None:
-    """Remove what was looked at longest ago until nine tenths of `max_bytes` are left, if there is more than that."""
+    """Remove what was looked at longest ago until nine tenths of `max_bytes` are left, if there is more than that.
+
+    What cannot be removed, such as files of somebody else, stays.
+    """
     found = []
     for path in cache.glob("*/*"):
         try:
@@ -32,7 +35,8 @@ def trim_cache(cache: Path, max_bytes: int) -> None:
     if total <= max_bytes:
         return
     for _, size, path in sorted(found, key=lambda each: each[0]):
-        path.unlink(missing_ok=True)
-        total -= size
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            total -= size
         if total <= 0.9 * max_bytes:
             break

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from storage.shards import MAX_MEMBER_BYTES, ByteRange, is_compressed, is_remote
 _LASTING = (ShardStatus.TRUNCATED, ShardStatus.NOT_A_TAR)  # what asking again does not mend
 
 Expects = Callable[[], Expected | None]  # what is known of a picture before it is read
+_NOWHERE = ByteRange(-1, -1)
+_NUMBER = np.dtype("<i8")
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class KnownRanges:
@@ -88,9 +91,7 @@ class KnownRanges:
     def _keep(self, least: int) -> None:
         """Write what is known where it is more than before, and at least so much."""
         if len(self._known) > self._kept and len(self._known) >= least:
-            buffer = io.BytesIO()
-            np.save(buffer, np.array([place or (-1, -1) for place in self._known], np.int64).reshape(-1, 2))
-            write_cached(self._path, buffer.getvalue())
+            write_cached(self._path, _packed(self._known))
             self._kept = len(self._known)
 
 
@@ -100,9 +101,20 @@ def no_sample(url: str, sample: int) -> ShardError:
     return ShardError(ShardStatus.TRUNCATED, lacking)
 
 
+def _packed(ranges: Sequence[ByteRange | None]) -> bytes:
+    """Return the file of some ranges: a SHA-256 of what follows, then start and size of each, -1 of none."""
+    numbers = np.array([place or _NOWHERE for place in ranges], _NUMBER).tobytes()
+    return hashlib.sha256(numbers).digest() + numbers
+
+
 def _read_ranges(path: Path) -> list[ByteRange | None]:
+    """Return what a file of the cache says; nothing where it is not there, is damaged, or is no such file."""
     try:
-        table = np.load(path, allow_pickle=False)
-        return [ByteRange(int(start), int(size)) if start >= 0 else None for start, size in table.reshape(-1, 2)]
-    except (OSError, ValueError, EOFError):
+        data = path.read_bytes()
+    except OSError:
         return []
+    digest, numbers = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if hashlib.sha256(numbers).digest() != digest:
+        return []
+    pairs = np.frombuffer(numbers, _NUMBER).reshape(-1, 2).tolist()
+    return [ByteRange(start, size) if start >= 0 else None for start, size in pairs]

@@ -3,7 +3,7 @@
 Where a picture stands is found by reading the headers of its shard, once, and only as far as somebody asks. In an
 object store that would be to read the shard, so there it is guessed first.
 
-`<cache>/<shard>/ranges.npy`             where its first pictures stand, as far as headers were read
+`<cache>/<shard>/ranges`                 where its first pictures stand, as far as headers were read
 `<cache>/<shard>/<sample>-<side>.webp`   pictures; the shard's folder is named by its URL and fingerprint
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from storage.shards import (
     read_range,
 )
 
+RANGES = "ranges"  # of the cache's files, the one that is no picture
 MAX_CACHE_BYTES = 512 * 2**20
 _KNOWN_SHARDS = 256  # whose ranges are held; each that is not read to its end keeps a file open
 _TRUST_SECONDS = 60  # how long a shard counts as unchanged after it was looked at
@@ -121,9 +123,8 @@ class Thumbnails:
     def _made_in_passing(self, shard: ShardBytes, ranges: KnownRanges, sample: int, side: int) -> bytes:
         """Make the pictures around one that only reading from the start leads to; one thread does it for all."""
         with ranges.passing:
-            path = self._path(shard, sample, side)
-            if path.exists():
-                return path.read_bytes()
+            with suppress(OSError):  # it is there, unless this thread is the first
+                return self._path(shard, sample, side).read_bytes()
             found: bytes | SampleError | None = None
             for each in _samples_until(shard.url, sample + _AHEAD):
                 if each.sample < sample:
@@ -157,7 +158,7 @@ class Thumbnails:
             found = self._ranges.get(shard.digest)
             if found is None:
                 found = self._ranges[shard.digest] = KnownRanges(
-                    shard.url, shard.fingerprint.size, self._cache / shard.digest / "ranges.npy"
+                    shard.url, shard.fingerprint.size, self._cache / shard.digest / RANGES
                 )
             self._ranges.move_to_end(shard.digest)
             forgotten = self._ranges.popitem(last=False)[1] if len(self._ranges) > _KNOWN_SHARDS else None

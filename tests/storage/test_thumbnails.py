@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from storage.disk_cache import trim_cache
 from storage.files import checksum, fingerprint_of
 from storage.guesses import Expected, expected_of, find_by_guess
 from storage.shards import iter_ranges, iter_samples, read_range
-from storage.thumbnails import ShardBytes, Thumbnails
+from storage.thumbnails import RANGES, ShardBytes, Thumbnails
 from tests.nasty import build_tar, cut_tar, gzipped, jpeg, nasty_shard
 
 MEMBERS = [(f"p/{number}.jpg", jpeg(number)) for number in range(200)]
@@ -116,6 +117,44 @@ def test_where_pictures_stand_is_remembered(tmp_path: Path, thumbnails: Thumbnai
         again.read(place, 199)
 
 
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, np.zeros((3, 2), np.int64))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-16],
+        lambda data: data + bytes(16),
+        lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
+        lambda data: zipped(),
+        lambda data: zipped()[:40],
+        lambda data: None,
+    ],
+    ids=["empty", "cut", "longer", "a bit", "an archive", "half an archive", "a folder"],
+)
+def test_a_damaged_cache_stops_nothing(tmp_path: Path, damage: Callable[[bytes], bytes | None]) -> None:
+    place, cache = shard(tmp_path / "s.tar", build_tar(MEMBERS[:20])), tmp_path / "cache"
+    first = Thumbnails(cache, small)
+    picture = first.get(place, 7, 24)
+    first.close()
+    files = list(cache.glob("*/*"))
+    assert {path.suffix for path in files} == {"", ".webp"}
+    for path in files:
+        data = damage(path.read_bytes())
+        path.unlink()
+        if data is None:
+            path.mkdir()
+        elif path.name == RANGES:
+            path.write_bytes(data)
+    again = Thumbnails(cache, small)
+    assert again.read(place, 7) == MEMBERS[7][1] and again.get(place, 7, 24) == picture
+    again.close()
+
+
 def test_many_threads_at_once(tmp_path: Path, thumbnails: Thumbnails) -> None:
     places = [shard(tmp_path / "a.tar", build_tar(MEMBERS)), shard(tmp_path / "b.tgz", gzipped(build_tar(MEMBERS)))]
     wanted = [(place, sample) for sample in range(0, 200, 5) for place in places]
@@ -164,6 +203,15 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
     assert len(list(cache.glob("*/*"))) == 20
     trim_cache(cache, 1000)
     assert sorted(int(path.name.split("-")[0]) for path in cache.glob("*/*")) == list(range(11, 20))
+
+
+def test_what_cannot_be_removed_from_the_cache_stays(tmp_path: Path) -> None:
+    stuck, loose = tmp_path / "shard" / "stuck", tmp_path / "shard" / "0-16.webp"
+    stuck.mkdir(parents=True)
+    loose.write_bytes(bytes(5000))
+    os.utime(stuck, (0, 0))
+    trim_cache(tmp_path, 100)
+    assert stuck.exists() and not loose.exists()
 
 
 def test_no_cache_costs_no_picture(tmp_path: Path) -> None:
@@ -263,7 +311,7 @@ def test_an_object_store_is_asked_for_what_is_shown(
         assert thumbnails.read(place, sample, partial(expected, sample)) == MEMBERS[sample][1]
     thumbnails.close()
     assert asked == ([150] if whole else [150, 3])
-    assert (cache / place.digest / "ranges.npy").exists() == whole, "headers are read where a guess failed alone"
+    assert (cache / place.digest / RANGES).exists() == whole, "headers are read where a guess failed alone"
 
 
 def test_a_server_without_ranges_is_not_guessed_at(web: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from schemas.sample import SampleStatus
 from schemas.taxonomy import Label
 from storage.files import Folder
 from storage.models import write_model
+from storage.thumbnails import RANGES
 from tests.flows.annotated import LABELS, AnnotatedWorld
 from tests.flows.browsing import Page, browsing
 from tests.flows.world import World, make_world
@@ -465,7 +466,7 @@ def test_pictures_of_an_object_store_are_found_without_its_headers(bucket: str, 
             answer = page.client.get(f"/thumb?dataset=world&shard=00000&sample={sample}")
             assert answer.headers["content-type"] == "image/webp"
         assert "not a picture" in page.client.get("/thumb?dataset=world&shard=00000&sample=30").text
-    assert not list((tmp_path / "cache").rglob("ranges.npy"))
+    assert not list((tmp_path / "cache").rglob(RANGES))
 
 
 def test_what_is_like_a_picture(real: Page) -> None:
