@@ -1,4 +1,4 @@
-"""Made-up rows and runs for stores that are too large to be tagged for a measurement."""
+"""Made-up rows and runs for stores that are too large to be tagged for a measurement, and what a store would know."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import datetime
 from schemas.manifest import Fingerprint, ModelRecord, Part, RunManifest, RunRecord, ShardReport
 from schemas.sample import SampleRow, SampleStatus, ShardStatus
 from schemas.taxonomy import Label, Taxonomy
-from storage.files import Folder
+from storage.files import Folder, checksum
+from storage.guesses import Expected, expected_of
 from storage.models import promote, write_model
 from storage.runs import write_manifest, write_record, write_report
 from storage.taxonomies import write_taxonomy
@@ -88,3 +89,8 @@ def sample_row(shard: str, sample: int) -> SampleRow:
         bytes=50_000 + sample,
         sha256=f"{int(shard):032x}{sample:032x}",
     )
+
+
+def expected_picture(pictures: Sequence[bytes], sample: int) -> Expected:
+    """Return what a store knows of one of a shard's pictures, without the store that is asked for it."""
+    return expected_of([len(data) for data in pictures], [checksum(data) for data in pictures], [sample])[sample]

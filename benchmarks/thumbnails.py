@@ -28,10 +28,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import Figure, Result, arguments, publish
+from benchmarks.generated import expected_picture
 from benchmarks.machine import describe
 from flows.browse.pictures import SMALL, small_picture
-from storage.files import checksum, fingerprint_of
-from storage.guesses import Expected, expected_of
+from storage.files import fingerprint_of
 from storage.thumbnails import ShardBytes, Thumbnails
 
 PICTURES, FEW, PAGE, THREADS = 1000, 600, 48, 8
@@ -132,11 +132,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def expected(pictures: Sequence[bytes], sample: int) -> Expected:
-    """Return what a store knows of a picture; that it takes a query to know it is not measured here."""
-    return expected_of([len(data) for data in pictures], [checksum(data) for data in pictures], [sample])[sample]
-
-
 def measure(counts: Counts, count: int) -> Iterator[Row]:
     """Yield what each page of each kind of shard costs, by headers and by guess in turns."""
     fs = fsspec.filesystem("s3")
@@ -166,7 +161,8 @@ def _look(shard: ShardBytes, samples: Sequence[int], pictures: Sequence[bytes] |
         thumbnails = Thumbnails(Path(cache), small_picture)
 
         def get(sample: int) -> None:
-            known = None if pictures is None else lambda: expected(pictures, sample)
+            # That it takes a query to know it is not measured here.
+            known = None if pictures is None else lambda: expected_picture(pictures, sample)
             thumbnails.get(shard, sample, SMALL, known)
 
         list(pool.map(get, samples))

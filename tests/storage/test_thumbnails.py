@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.generated import expected_picture
 from schemas.errors import SampleError, ShardError
 from schemas.sample import MemberCounts, SampleStatus, ShardStatus
 from storage.disk_cache import trim_cache
-from storage.files import checksum, fingerprint_of
-from storage.guesses import Expected, expected_of, find_by_guess
+from storage.files import fingerprint_of
+from storage.guesses import Expected, find_by_guess
 from storage.shards import iter_ranges, iter_samples, read_range
 from storage.thumbnails import RANGES, ShardBytes, Thumbnails
 from tests.nasty import build_tar, cut_tar, gzipped, jpeg, nasty_shard
@@ -244,8 +245,7 @@ def test_a_server_without_ranges_says_so(web: str, tmp_path: Path, thumbnails: T
 
 def expect(members: Sequence[tuple[str, bytes]], sample: int) -> Expected:
     """Return what a store knows of a picture of these members."""
-    pictures = [data for name, data in members if name.endswith(".jpg")]
-    return expected_of([len(data) for data in pictures], [checksum(data) for data in pictures], [sample])[sample]
+    return expected_picture([data for name, data in members if name.endswith(".jpg")], sample)
 
 
 def captions(lengths: Iterable[int]) -> list[tuple[str, bytes]]:
