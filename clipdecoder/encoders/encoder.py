@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipdecoder.encoders.backbone import Backbone, Features
+from clipdecoder.encoders.encoded import DeviceEncoded, Encoded, encoded_of, joined
 from clipdecoder.encoders.transforms import ImageTransform
 from clipdecoder.onednn import use_onednn
 from schemas.digests import digest_of
@@ -30,20 +31,6 @@ DTYPES: Mapping[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-class Encoded(NamedTuple):
-    """A batch of pictures as arrays. A row that could not be computed is NaN throughout, in both."""
-
-    embeddings_BD: NDArray[np.float16]  # L2-normalised in float32, then rounded
-    tokens_BTC: NDArray[np.float16] | None  # as the tower gives them, not normalised; None where not asked for
-
-
-class DeviceEncoded(NamedTuple):
-    """The same on the encoder's device."""
-
-    embeddings_BD: Tensor
-    tokens_BTC: Tensor | None
 
 
 class TokenShape(NamedTuple):
@@ -254,13 +241,13 @@ class ImageEncoder:
         """Return the features, made of so many pictures at a time or of all; nothing where the memory is too small."""
         parts = torch.split(pixels_BHWC, rows or max(1, len(pixels_BHWC)))
         try:
-            return _joined([self._encode_part(part, tokens) for part in parts])
+            return joined([self._encode_part(part, tokens) for part in parts])
         except torch.OutOfMemoryError:
             return None
 
     def _encode_part(self, pixels_BHWC: Tensor, tokens: bool) -> DeviceEncoded:
         x_BCHW = self.transform.to_device_input(pixels_BHWC).to(self._dtype)
-        return _encoded(self._network(x_BCHW, tokens=tokens))
+        return encoded_of(self._network(x_BCHW, tokens=tokens))
 
     def _take_fewer(self, num_images: int) -> None:
         rows = min(self._rows or num_images, num_images)
@@ -307,23 +294,3 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _encoded(features: Features) -> DeviceEncoded:
-    """Normalise the embeddings in float32, round both to float16, and make NaN of each row that is not sound."""
-    raw_BD = features.embeddings_BD.float()
-    norm_B1 = raw_BD.norm(dim=-1, keepdim=True)
-    sound_B1 = norm_B1.isfinite() & (norm_B1 > 0)
-    tokens_BTC = features.tokens_BTC
-    if tokens_BTC is not None:
-        tokens_BTC = tokens_BTC.to(torch.float16, memory_format=torch.contiguous_format)
-        sound_B1 &= tokens_BTC.isfinite().flatten(1).all(dim=1, keepdim=True)
-        tokens_BTC = tokens_BTC.masked_fill(~sound_B1[:, :, None], torch.nan)
-    return DeviceEncoded((raw_BD / norm_B1).masked_fill(~sound_B1, torch.nan).half(), tokens_BTC)
-
-
-def _joined(parts: Sequence[DeviceEncoded]) -> DeviceEncoded:
-    if len(parts) == 1:
-        return parts[0]
-    embeddings, tokens = zip(*parts, strict=True)
-    return DeviceEncoded(torch.cat(embeddings), None if tokens[0] is None else torch.cat(tokens))

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from clipdecoder.devices import multiplies_bfloat16
-from clipdecoder.encoders.encoder import Encoded, EncoderPair, ImageEncoder, TextEncoder
+from clipdecoder.encoders.encoded import Encoded
+from clipdecoder.encoders.encoder import EncoderPair, ImageEncoder, TextEncoder
 from clipdecoder.encoders.open_clip_encoders import OpenClipText, open_clip_encoders
 from clipdecoder.encoders.open_clip_models import SCHEMES, OpenClipModel, load_open_clip
 from clipdecoder.encoders.timm_models import load_timm, timm_encoder

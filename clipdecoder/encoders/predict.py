@@ -18,7 +18,7 @@ from clipdecoder.pipes import Crew
 from schemas.sample import SampleStatus
 
 if TYPE_CHECKING:
-    from clipdecoder.encoders.encoder import Encoded
+    from clipdecoder.encoders.encoded import Encoded
     from clipdecoder.encoders.transforms import ImageTransform
 
 

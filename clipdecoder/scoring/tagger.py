@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipdecoder.encoders.encoder import DeviceEncoded, ImageEncoder
+from clipdecoder.encoders.encoded import DeviceEncoded
+from clipdecoder.encoders.encoder import ImageEncoder
 from clipdecoder.encoders.transforms import ImageTransform
 from clipdecoder.scoring.scores import KeptScores, VocabularyScorer, keep_scores, sorted_by_label, tensor_of
 from clipdecoder.scoring.selection import kept_cells
