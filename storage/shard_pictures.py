@@ -64,13 +64,12 @@ def _guessed(url: str, ordinals: Collection[int], stored: StoredShard) -> dict[i
 
 
 def _expected(stored: StoredShard, ordinals: Collection[int]) -> Mapping[int, Expected]:
-    part = stored.report.parts.get("samples")
     try:
-        table = read_parquet(stored.folder.read_bytes(part.path), ["bytes", "sha256"]) if part is not None else None
-        columns = (table[name].to_pylist() for name in ("bytes", "sha256")) if table is not None else ((), ())
+        part = stored.report.parts["samples"]
+        table = read_parquet(stored.folder.read_bytes(part.path), ["bytes", "sha256"])
+        sizes, checksums = (table[name].to_pylist() for name in ("bytes", "sha256"))
     except (FileNotFoundError, StoreError, pa.ArrowException, OSError, KeyError):
         return {}  # headers do without
-    sizes, checksums = columns
     return {
         ordinal: known
         for ordinal, known in expected_of(sizes, checksums, ordinals).items()

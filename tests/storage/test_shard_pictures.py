@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.manifest import ShardReport
@@ -41,7 +43,7 @@ def test_guesses_and_headers_lead_to_the_same_bytes(bucket: str, tmp_path: Path,
     assert read_pictures(known.report.url, WANTED, known) == expected == read_pictures(known.report.url, WANTED)
 
 
-@pytest.mark.parametrize("lost", ["part", "damaged", "bytes", "ordinal"])
+@pytest.mark.parametrize("lost", ["part", "damaged", "columns", "bytes", "ordinal"])
 def test_what_is_not_known_is_found_by_headers(bucket: str, tmp_path: Path, lost: str) -> None:
     known = stored(Folder(str(tmp_path / "store")), bucket, build_tar(ALONE))
     report: ShardReport = known.report
@@ -50,6 +52,8 @@ def test_what_is_not_known_is_found_by_headers(bucket: str, tmp_path: Path, lost
         path.unlink()
     if lost == "damaged":
         path.write_bytes(b"no Parquet")
+    if lost == "columns":
+        pq.write_table(pa.table({"x": [1]}), path)
     if lost == "bytes":  # others than were tagged
         Folder(bucket).write_bytes("s.tar", build_tar([(name, data[::-1] + b"!") for name, data in ALONE]))
     wanted = (*WANTED, 60) if lost == "ordinal" else WANTED
