@@ -13,6 +13,7 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.sample import SampleRow, SampleStatus
@@ -30,7 +31,9 @@ class StoredRows(Sequence[SampleRow]):
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table.select(SAMPLES.names)
-        self.all_ok = _all_say(self.table["status"], str(SampleStatus.OK))
+        # Asked first, and of Arrow: to turn every cell into a status takes ten times as long.
+        say_ok = pc.equal(self.table["status"], str(SampleStatus.OK))
+        self.all_ok = bool(pc.all(say_ok, skip_nulls=False, min_count=0).as_py())
         self.statuses = (
             [SampleStatus.OK] * len(table)
             if self.all_ok
@@ -96,19 +99,3 @@ def ok_samples(rows: Sequence[SampleRow]) -> NDArray[np.int32]:
 
 def _statuses(rows: Sequence[SampleRow]) -> Sequence[SampleStatus]:
     return rows.statuses if isinstance(rows, StoredRows) else [row.status for row in rows]
-
-
-def _all_say(column: pa.ChunkedArray, text: str) -> bool:
-    """Return whether every cell is this text: by the bytes of all, as asking each takes fifty times as long."""
-    return all(_repeats(chunk, text.encode()) for chunk in column.chunks)
-
-
-def _repeats(cells: pa.StringArray, text: bytes) -> bool:
-    if not len(cells):
-        return True  # whose buffers may be empty too
-    _, offsets, data = cells.buffers()
-    if cells.null_count or data is None:
-        return False
-    ends_N = np.frombuffer(offsets, np.int32)[cells.offset : cells.offset + len(cells) + 1]
-    whole = data[ends_N[0] : ends_N[-1]].to_pybytes() == text * len(cells)
-    return whole and bool((np.diff(ends_N) == len(text)).all())
