@@ -23,9 +23,12 @@ from schemas.errors import StoreError
 from schemas.manifest import ModelRecord
 from storage.catalog import check_store, open_catalog, shown_model
 from storage.duplicates import (
+    GroupCounts,
     Groups,
     Rows,
     StoreSamples,
+    count_groups,
+    count_samples,
     read_duplicates_record,
     read_samples,
     state_digest,
@@ -34,18 +37,11 @@ from storage.duplicates import (
 from storage.embeddings import EmbeddedShard, embedded_shards, iter_embeddings
 from storage.files import Folder
 from storage.models import read_model, read_promotion
-from storage.query import run_query
 from storage.runs import StoredRun, read_runs
 
 Watch = Callable[[int, int], None]  # contents compared, of how many
 
 SAME_BYTES, SAME, NEAR = "same bytes", "same picture", "near"
-
-_COUNTS = """
-SELECT count(*) AS groups, count(*) FILTER (datasets > 1) AS across_datasets
-FROM (SELECT count(DISTINCT dataset) AS datasets FROM duplicates GROUP BY group_id)
-"""
-_MEMBERS = "SELECT reason, count(*) AS samples FROM duplicates WHERE NOT representative GROUP BY ALL ORDER BY ALL"
 
 
 class _Gathered(NamedTuple):
@@ -69,18 +65,19 @@ def run_duplicates(request: DuplicatesRequest, watch: Watch = lambda done, total
     model = _model(folder, runs, request.model)
     record = read_duplicates_record(folder, model.encoder_id)
     with open_catalog(folder, model_id=model.model_id) as connection:
+        facts = DuplicatesFacts(
+            encoder_id=model.encoder_id,
+            min_cosine=request.min_cosine,
+            max_phash=request.max_phash,
+            samples=count_samples(connection),
+            digest=state_digest(folder, runs, model.encoder_id),
+        )
+        if record is not None and record.facts == facts and not record.unreadable:
+            return _summary(model, record, count_groups(connection), computed=False)
         samples = read_samples(connection)
-    facts = DuplicatesFacts(
-        encoder_id=model.encoder_id,
-        min_cosine=request.min_cosine,
-        max_phash=request.max_phash,
-        samples=samples.table.num_rows,
-        digest=state_digest(folder, runs, model.encoder_id),
-    )
-    known = record is not None and record.facts == facts and not record.unreadable
-    if record is None or not known:
-        record = _compute(folder, embedded_shards(runs), model, facts, samples, watch)
-    return _summary(folder, model, record, computed=not known)
+    record = _compute(folder, embedded_shards(runs), model, facts, samples, watch)
+    with open_catalog(folder, model_id=model.model_id) as connection:  # one that shows the new groups
+        return _summary(model, record, count_groups(connection), computed=True)
 
 
 def _model(folder: Folder, runs: Sequence[StoredRun], asked: str | None) -> ModelRecord:
@@ -170,14 +167,5 @@ def _reasons(samples: StoreSamples, rows_E: Rows, representatives_E: Rows, max_p
     ]
 
 
-def _summary(folder: Folder, model: ModelRecord, record: DuplicatesRecord, *, computed: bool) -> DuplicatesSummary:
-    with open_catalog(folder, model_id=model.model_id) as connection:
-        (counts,) = run_query(connection, _COUNTS).to_pylist()
-        members = run_query(connection, _MEMBERS).to_pylist()
-    return DuplicatesSummary(
-        model_id=model.model_id,
-        record=record,
-        computed=computed,
-        members={row["reason"]: row["samples"] for row in members},
-        **counts,
-    )
+def _summary(model: ModelRecord, record: DuplicatesRecord, counts: GroupCounts, *, computed: bool) -> DuplicatesSummary:
+    return DuplicatesSummary(model_id=model.model_id, record=record, computed=computed, **counts._asdict())

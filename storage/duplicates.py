@@ -41,6 +41,11 @@ WITH ranked AS (
 SELECT dataset, shard, sample, sha256, phash, place, min(place) OVER (PARTITION BY sha256) AS first FROM ranked
 ORDER BY dataset, shard, sample
 """
+_GROUPS = """
+SELECT count(*) AS groups, count(*) FILTER (datasets > 1) AS across_datasets
+FROM (SELECT count(DISTINCT dataset) AS datasets FROM duplicates GROUP BY group_id)
+"""
+_MEMBERS = "SELECT reason, count(*) AS samples FROM duplicates WHERE NOT representative GROUP BY ALL ORDER BY ALL"
 _SHARDS = "SELECT dataset, shard, count(*) AS samples FROM quality GROUP BY ALL ORDER BY ALL"
 
 
@@ -91,6 +96,19 @@ class Groups(NamedTuple):
     cosines_E: NDArray[np.float32]  # NaN where there is none
 
 
+class GroupCounts(NamedTuple):
+    """How many groups the view `duplicates` shows."""
+
+    groups: int
+    across_datasets: int  # of these, how many have samples of several datasets
+    members: dict[str, int]  # samples that are not their group's representative, by reason
+
+
+def count_samples(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return how many samples `read_samples` would, which takes far longer."""
+    return int(run_query(connection, "SELECT count(*) AS samples FROM quality")["samples"][0].as_py())
+
+
 def read_samples(connection: duckdb.DuckDBPyConnection) -> StoreSamples:
     """Return the samples that the views of an open catalog show."""
     table, counts = run_query(connection, _SAMPLES), run_query(connection, _SHARDS).to_pylist()
@@ -99,6 +117,12 @@ def read_samples(connection: duckdb.DuckDBPyConnection) -> StoreSamples:
         (row["dataset"], row["shard"]): slice(end - row["samples"], end) for row, end in zip(counts, ends, strict=True)
     }
     return StoreSamples(table=table, shards=shards)
+
+
+def count_groups(connection: duckdb.DuckDBPyConnection) -> GroupCounts:
+    """Return what an open catalog shows of groups."""
+    (counts,), members = (run_query(connection, sql).to_pylist() for sql in (_GROUPS, _MEMBERS))
+    return GroupCounts(**counts, members={row["reason"]: row["samples"] for row in members})
 
 
 def state_digest(folder: Folder, runs: Sequence[StoredRun], encoder_id: str) -> str:

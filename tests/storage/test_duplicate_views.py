@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.sample import SampleStatus
 from schemas.tables import DUPLICATES
 from storage.catalog import open_catalog
 from storage.curation_paths import duplicates_path
+from storage.duplicates import GroupCounts, count_groups, count_samples, read_samples
 from storage.files import Folder
 from storage.parts import write_part
 from storage.query import run_query
@@ -99,3 +102,12 @@ def test_a_member_stands_in_where_the_representative_is_in_another_run(
     folder = make_store(str(tmp_path), {"g": [("a", 0), ("b", 3), ("b", 1)]}, set())
     found = shown(folder, run).get("g", {})
     assert [place for place, stands_for in found.items() if stands_for] == ([stands] if stands else [])
+
+
+def test_what_is_counted_is_what_is_there(tmp_path: Path) -> None:
+    groups: Groups = {"one": [("a", 0), ("a", 3)], "two": [("b", 1), ("c", 1), ("c", 2)]}
+    folder = make_store(str(tmp_path), groups, set())
+    make_run(folder, "d-run", make_taxonomy("ant"), {"0": Shard(statuses=(SampleStatus.EMPTY,) * 2)}, dataset="d")
+    with open_catalog(folder) as connection:
+        assert count_groups(connection) == GroupCounts(groups=2, across_datasets=1, members={"near": 3})
+        assert count_samples(connection) == read_samples(connection).table.num_rows == SAMPLES * len(RUNS)
