@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,24 @@ def test_links_are_told_of_and_not_followed(tmp_path: Path) -> None:
         (tmp_path / "inside" / name).symlink_to(target)
     found = {Path(path).name: size for path, size in disk.sizes(str(tmp_path))}
     assert found.keys() == {"again", "nowhere", "loop"} and found["nowhere"] == found["loop"] == 0
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "open").write_bytes(b"x")
+    (tmp_path / "closed").mkdir(0o000)
+    code = """
+import os
+from storage import disk
+if os.getuid() == 0:  # who may read everything
+    os.setuid(54321)
+try:
+    print(list(disk.sizes(".")))
+except PermissionError as error:
+    print(error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "./closed\n"
 
 
 def test_a_file_is_written_with_the_folders_that_it_needs(tmp_path: Path) -> None:
