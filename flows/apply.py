@@ -17,7 +17,7 @@ from flows.backfill import BackfillOutcome, BackfillPlan, plan_backfill, run_bac
 from flows.models import load_recorded
 from flows.retraining.decide import decide
 from flows.retraining.run import run_retrain
-from flows.taxonomies.cost import TaxonomyCost, cost_of, num_ok
+from flows.taxonomies.cost import TaxonomyCost, cost_of
 from flows.taxonomies.removals import removed_labels
 from schemas.config import ApplyRequest, BackfillRequest, EncodeOptions, RetrainRequest
 from schemas.errors import RequestError, RunError, TaxonomyError
@@ -107,7 +107,7 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
         withdrawn=last is not None and last.withdrawn,
         cost=cost,
         token_bytes=token_bytes,
-        images=sum(num_ok(report) for report in current_reports(read_runs(folder)).values()),
+        images=sum(report.num_ok for report in current_reports(read_runs(folder)).values()),
         backfill=backfill,
         decision=decide(folder, taxonomy, request.policy, keep=False),
     )

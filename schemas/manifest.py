@@ -159,9 +159,14 @@ class ShardReport(Record):
         return sum(self.statuses.values())
 
     @property
+    def num_ok(self) -> int:
+        """Rows that are `ok`."""
+        return self.statuses.get(SampleStatus.OK, 0)
+
+    @property
     def num_failed(self) -> int:
         """Rows that are not `ok`."""
-        return self.num_samples - self.statuses.get(SampleStatus.OK, 0)
+        return self.num_samples - self.num_ok
 
 
 class ShardFacts(Record):

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from schemas.errors import StoreError
 from schemas.manifest import Fingerprint
-from schemas.sample import SampleStatus
 from storage.files import Folder
 from storage.parts import facts_of, features_path
 from storage.runs import StoredRun
@@ -53,7 +52,7 @@ def embedded_shards(runs: Iterable[StoredRun], dataset: str | None = None) -> li
             shard=shard,
             url=report.url,
             fingerprint=report.fingerprint,
-            num_ok=report.statuses.get(SampleStatus.OK, 0),
+            num_ok=report.num_ok,
         )
         for (owner, shard), report in sorted(current_reports(runs).items())
         if dataset in (None, owner)

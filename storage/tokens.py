@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.manifest import Fingerprint, ShardFacts
+from schemas.manifest import ShardFacts, ShardReport
 from schemas.tables import tokens_schema
 from storage.files import Folder, part_name
 from storage.parts import FACTS_KEY, ShardFeatures
@@ -169,12 +169,14 @@ def find_tokens(folder: Folder, path: str, features: ShardFeatures) -> StoredTok
     return StoredTokens(folder, path, len(samples), num_tokens, token_width) if same else None
 
 
-def has_tokens(folder: Folder, path: str, fingerprint: Fingerprint, max_pixels: int) -> bool:
-    """Whether patch tokens of these bytes under these limits are stored, as far as the file's own last lines tell."""
+def has_tokens(folder: Folder, path: str, report: ShardReport, max_pixels: int) -> bool:
+    """Whether patch tokens of all good samples of a report are stored, as far as the file's own last lines tell."""
     try:
         with folder.open(path) as file:
-            known = pq.read_metadata(file).metadata or {}
-        facts = ShardFacts.model_validate_json(known[FACTS_KEY])
-        return (facts.fingerprint, facts.max_pixels) == (fingerprint, max_pixels)
+            metadata = pq.read_metadata(file)
+        facts = ShardFacts.model_validate_json((metadata.metadata or {})[FACTS_KEY])
     except _UNREADABLE:
         return False
+    # Bytes alone would not do: a sample may have failed when the tokens were kept, and be good since a retry.
+    known = facts.fingerprint, facts.max_pixels, metadata.num_rows
+    return known == (report.fingerprint, max_pixels, report.num_ok)

@@ -17,7 +17,7 @@ from flows.training.plan import Dataset
 from schemas.config import EncodeOptions
 from schemas.errors import ConfigError, RunError, ShardError, one_of
 from schemas.manifest import ShardReport
-from schemas.sample import SampleStatus, ShardStatus
+from schemas.sample import ShardStatus
 from storage.annotations import Answers
 from storage.files import Folder
 from storage.parts import features_path
@@ -140,7 +140,7 @@ def find_canary(runs: Sequence[StoredRun], wanted: str | None) -> Canary | None:
     Raises:
         ConfigError: no tagged shard is named so.
     """
-    reports = {key: report for key, report in current_reports(runs).items() if _num_ok(report)}
+    reports = {key: report for key, report in current_reports(runs).items() if report.num_ok}
     if wanted is not None:
         named = sorted(key for key, report in reports.items() if wanted in (key[1], "/".join(key), report.url))
         if not named:
@@ -150,7 +150,7 @@ def find_canary(runs: Sequence[StoredRun], wanted: str | None) -> Canary | None:
     else:
         images: dict[str, int] = {}
         for (dataset, _), report in reports.items():
-            images[dataset] = images.get(dataset, 0) + _num_ok(report)
+            images[dataset] = images.get(dataset, 0) + report.num_ok
         if not images:
             return None
         largest = min(images, key=lambda dataset: (-images[dataset], dataset))
@@ -186,7 +186,3 @@ def _iter_refs(reports: Mapping[ShardKey, ShardReport], dataset: str) -> Iterato
 def _runs_of(runs: Sequence[StoredRun], dataset: str) -> list[StoredRun]:
     """Return a dataset's runs, the one asked for last at the end."""
     return sorted((run for run in runs if run.record.dataset == dataset), key=last_asked)
-
-
-def _num_ok(report: ShardReport) -> int:
-    return report.statuses.get(SampleStatus.OK, 0)

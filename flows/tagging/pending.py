@@ -37,4 +37,4 @@ def needs_visit(plan: TagPlan, report: ShardReport) -> bool:
         return False
     record, folder = plan.record, Folder(plan.request.store)
     path = tokens_path(record.encoder_id, record.dataset, report.shard)
-    return not has_tokens(folder, path, report.fingerprint, record.max_pixels)
+    return not has_tokens(folder, path, report, record.max_pixels)

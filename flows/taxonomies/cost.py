@@ -17,7 +17,6 @@ from schemas.checkpoint import Branch, Group, Scorer
 from schemas.config import BackfillRequest
 from schemas.manifest import ModelRecord, ShardReport
 from schemas.record import Record
-from schemas.sample import SampleStatus
 from schemas.taxonomy import Taxonomy, VocabularyLabel
 from storage.files import Folder
 from storage.labels import current_taxonomies
@@ -139,7 +138,7 @@ def _dataset_cost(
         dataset=dataset,
         model_id=plan.model.model_id,
         scorer=runs[0].record.scorer if runs else None,
-        images=sum(num_ok(report) for (name, _), report in reports.items() if name == dataset),
+        images=sum(report.num_ok for (name, _), report in reports.items() if name == dataset),
         scores=counts.images.total(),
         tokens=tokens,
         shards_to_read=len(counts.read),
@@ -160,7 +159,7 @@ class _Counts:
 
     def add(self, lacking: Vocabulary, reports: Collection[ShardReport], to_read: Collection[ShardReport]) -> None:
         """Count shards that lack the same labels; those `to_read` have no stored features."""
-        images, images_to_read = (sum(map(num_ok, counted)) for counted in (reports, to_read))
+        images, images_to_read = (sum(report.num_ok for report in counted) for counted in (reports, to_read))
         for label in lacking:
             self.vocabulary[label.label_id] = label
             self.images[label.label_id] += images
@@ -198,8 +197,3 @@ def _needs_tokens(model: ModelRecord, scorer: Scorer, vocabulary: Vocabulary) ->
     weights = [checkpoint.fusion.get(group, {}) for group in groups]
     weights += [checkpoint.own_fusion.get(label.label_id, {}) for label in vocabulary]
     return any(own.get(branch) for own in weights for branch in _TOKEN_BRANCHES)
-
-
-def num_ok(report: ShardReport) -> int:
-    """Return how many images of a shard are good."""
-    return report.statuses.get(SampleStatus.OK, 0)

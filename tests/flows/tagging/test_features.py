@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from clipdecoder.clock import StageClock
@@ -21,7 +22,7 @@ from storage.parts import ShardFeatures, features_path, write_features
 from storage.patterns import ShardRef, list_shards
 from storage.side_labels import side_labels, side_labels_path
 from storage.tokens import tokens_path
-from tests.flows.world import World, pictures
+from tests.flows.world import World, decoded, pictures, taxonomy_text
 from tests.nasty import TEXT_AS_JPEG
 from tests.stores import keep_tokens
 
@@ -206,6 +207,22 @@ def test_tokens_of_other_bytes_are_not_taken(shard: World, encoder: ImageEncoder
     again, decoded = ask(shard, encoder, **KEEP)
     assert decoded == 0
     np.testing.assert_array_equal(again.tokens_NTC, found.tokens_NTC)  # type: ignore[arg-type]
+
+
+def test_tokens_of_what_a_retry_mended_are_stored_when_they_are_asked_for(shard: World, encoder: ImageEncoder) -> None:
+    shard.taxonomy.write_text(taxonomy_text())
+    fail(shard, encoder, sample=2, with_tokens=True)
+    asked: dict[str, Any] = {"max_pixels": 10**6}
+    for options, num_decoded, num_tokens in (
+        ({"store_tokens": True}, 0, NUM_PICTURES - 1),
+        ({"retry_failed": True}, 2, NUM_PICTURES - 1),
+        ({"store_tokens": True}, NUM_PICTURES + 1, NUM_PICTURES),
+        ({"store_tokens": True}, 0, NUM_PICTURES),
+    ):
+        outcome = shard.tag(**asked, **options)
+        assert outcome.complete and decoded(outcome) == num_decoded
+        [path] = Path(shard.store, "tokens").rglob("*.parquet")
+        assert pq.read_metadata(path).num_rows == num_tokens
 
 
 def test_a_shard_without_a_good_picture_has_tokens_of_none(tmp_path: Path, encoder: ImageEncoder) -> None:
