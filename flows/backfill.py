@@ -37,6 +37,7 @@ class BackfillPlan:
     model: ModelRecord | None  # None: nothing was ever tagged
     runs: tuple[TagPlan, ...]
     unfinished: tuple[str, ...]  # runs that only want their manifest: they were killed, or the taxonomy changed
+    withdrawn: bool = False  # whether no taxonomy that images were tagged with is in force
 
 
 @dataclass(kw_only=True)
@@ -77,12 +78,19 @@ def plan_backfill(request: BackfillRequest, taxonomy: Taxonomy | None = None) ->
     shown = _shown(folder, runs, model.model_id)
     plans: list[TagPlan] = []
     unfinished: list[str] = []
-    for dataset, taxonomies in sorted(current_taxonomies(folder, runs, taxonomy).items()):
+    current = current_taxonomies(folder, runs, taxonomy)
+    for dataset, taxonomies in sorted(current.items()):
         filling = _Filling(request, model, dataset, tuple(run for run in runs if run.record.dataset == dataset))
         own = [filling.plan(*group) for group in filling.groups(taxonomies, shown, taxonomy)]
         plans += own
         unfinished += unfinished_runs(runs, dataset, {plan.record.run_id for plan in own})
-    return BackfillPlan(request=request, model=model, runs=tuple(plans), unfinished=tuple(unfinished))
+    return BackfillPlan(
+        request=request,
+        model=model,
+        runs=tuple(plans),
+        unfinished=tuple(unfinished),
+        withdrawn=bool(current) and not any(current.values()),
+    )
 
 
 def run_backfill(

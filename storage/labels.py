@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.errors import StoreError
 from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
 from storage.runs import StoredRun, last_asked
-from storage.taxonomies import find_record, read_taxonomy, taxonomy_path
+from storage.taxonomies import find_record, read_taxonomy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def current_taxonomies(
     Raises:
         StoreError: a taxonomy that a run names is not in the store.
     """
-    scored = {digest: _taxonomy(folder, digest) for digest in {run.record.taxonomy_digest for run in runs}}
+    scored = {digest: read_taxonomy(folder, digest) for digest in {run.record.taxonomy_digest for run in runs}}
     in_force = _in_force(folder, {taxonomy.name for taxonomy in scored.values()})
     if coming is not None:
         in_force[coming.name] = coming
@@ -70,17 +69,7 @@ def _in_force(folder: Folder, names: Iterable[str]) -> dict[str, Taxonomy | None
     """Return the versions in force of the taxonomies that have been, by name; None for one that was withdrawn."""
     records = (find_record(folder, name) for name in names)
     return {
-        record.name: None if record.withdrawn else _taxonomy(folder, record.digest)
+        record.name: None if record.withdrawn else read_taxonomy(folder, record.digest)
         for record in records
         if record is not None
     }
-
-
-def _taxonomy(folder: Folder, digest: str) -> Taxonomy:
-    try:
-        return read_taxonomy(folder, digest)
-    except FileNotFoundError:
-        raise StoreError(
-            f"{taxonomy_path(digest)} is missing from the store {folder.url!r}, and a run was made with it; "
-            "run `clipdecoder tag` with that taxonomy again, and it is written anew"
-        ) from None

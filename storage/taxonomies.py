@@ -114,9 +114,15 @@ def read_taxonomy(folder: Folder, digest: str) -> Taxonomy:
     """Return a taxonomy that was kept.
 
     Raises:
-        FileNotFoundError: the store has no taxonomy of this digest.
+        StoreError: it is lost, or damaged.
     """
-    return read_json(folder, taxonomy_path(digest), Taxonomy)
+    taxonomy = find_json(folder, taxonomy_path(digest), Taxonomy)
+    if taxonomy is None:
+        raise StoreError(
+            f"{taxonomy_path(digest)} is missing from the store {folder.url!r}, and something was made with it; run "
+            "`clipdecoder tag` with that taxonomy again, and it is written anew"
+        )
+    return taxonomy
 
 
 def put_in_force(folder: Folder, taxonomy: Taxonomy) -> None:

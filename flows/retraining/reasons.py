@@ -32,7 +32,7 @@ def iter_reasons(case: Case, labels: Sequence[LabelEvidence]) -> Iterator[str]:
         yield forgotten_line(case.forgotten, case.taxonomy)
     yield from (f"{label.label_id}: {label.reason}" for label in asking[:_NAMED])
     if len(asking) > _NAMED:
-        yield f"and {len(asking) - _NAMED} more labels ask for it"
+        yield f"and {counted(len(asking) - _NAMED, 'more label', 'ask')} for it"
     if not asking:
         yield _why_not(case, labels)
     elif case.evidence.held_out < case.policy.min_held_out:

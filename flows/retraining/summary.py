@@ -58,10 +58,11 @@ def asked_line(report: GateReport) -> str:
     """Say what the labels gained that asked for retraining; the surest gains first."""
     ranked = sorted(report.asked, key=lambda label: (label.label_id not in report.gained, label.label_id))
     told = some(f"{label.label_id} {_change_of(label)}" for label in ranked)
-    how_many = f"{len(report.gained)} of {counted(len(report.asked), 'label')} that asked for retraining gained"
+    compared = counted(len(report.asked), "label")
+    how_many = f"{len(report.gained)} of {compared} that asked for retraining gained beyond chance"
     if not report.gained:
-        how_many = f"no label that asked for retraining gained, of {len(report.asked)} that could be compared"
-    return f"{how_many} beyond chance; average precision in %: {told}"
+        how_many = f"no label that asked for retraining gained beyond chance, of {len(report.asked)} compared"
+    return f"{how_many}; average precision in %: {told}"
 
 
 def some(words: Iterable[str]) -> str:

@@ -17,6 +17,9 @@ from storage.taxonomies import read_taxonomy, taxonomies_in_force
 _NAMED = 10
 _NOTHING_TAGGED = "nothing to backfill: nothing was tagged yet"
 _ALL_SCORED = "nothing to backfill: model {} has scored every label on every tagged shard"
+_ALL_WITHDRAWN = (
+    "nothing to backfill: every taxonomy was taken out of force; `clipdecoder taxonomy status` says how each comes back"
+)
 
 
 class FilledRun(BaseModel):
@@ -49,6 +52,7 @@ class BackfillSummary(BaseModel):
 
     store: str
     model_id: str | None
+    withdrawn: bool  # whether no taxonomy that images were tagged with is in force
     runs: list[FilledRun]
     decoded: int
     ok: bool  # exit code 0
@@ -59,7 +63,7 @@ class BackfillSummary(BaseModel):
         if self.model_id is None:
             return [_NOTHING_TAGGED]
         if not self.runs:
-            return [_ALL_SCORED.format(self.model_id)]
+            return [_ALL_WITHDRAWN if self.withdrawn else _ALL_SCORED.format(self.model_id)]
         state = "complete" if self.ok else "NOT complete"
         lines = [f"backfill by model {self.model_id}: {state}", *(line for run in self.runs for line in run.lines())]
         return lines + [f"- next: {step}" for step in self.next_steps]
@@ -70,6 +74,7 @@ class PlannedBackfill(BaseModel):
 
     store: str
     model_id: str | None
+    withdrawn: bool  # whether no taxonomy that images were tagged with is in force
     taxonomies: list[TaxonomyCost]
 
     def lines(self) -> list[str]:
@@ -77,7 +82,8 @@ class PlannedBackfill(BaseModel):
         if self.model_id is None:
             return [_NOTHING_TAGGED]
         costs = [cost for taxonomy in self.taxonomies for cost in taxonomy.datasets if cost.labels]
-        return [dataset_line(cost) for cost in costs] or [_ALL_SCORED.format(self.model_id)]
+        nothing = _ALL_WITHDRAWN if self.withdrawn else _ALL_SCORED.format(self.model_id)
+        return [dataset_line(cost) for cost in costs] or [nothing]
 
 
 def describe_backfill(plan: BackfillPlan) -> PlannedBackfill:
@@ -85,7 +91,7 @@ def describe_backfill(plan: BackfillPlan) -> PlannedBackfill:
     folder, model_id = Folder(plan.request.store), plan.model.model_id if plan.model is not None else None
     taxonomies = [read_taxonomy(folder, record.digest) for record in taxonomies_in_force(folder)]
     costs = [cost_of(folder, taxonomy, model_id) for taxonomy in taxonomies]
-    return PlannedBackfill(store=plan.request.store, model_id=model_id, taxonomies=costs)
+    return PlannedBackfill(store=plan.request.store, model_id=model_id, withdrawn=plan.withdrawn, taxonomies=costs)
 
 
 def summarise_backfill(outcome: BackfillOutcome) -> BackfillSummary:
@@ -94,6 +100,7 @@ def summarise_backfill(outcome: BackfillOutcome) -> BackfillSummary:
     return BackfillSummary(
         store=outcome.plan.request.store,
         model_id=outcome.plan.model.model_id if outcome.plan.model is not None else None,
+        withdrawn=outcome.plan.withdrawn,
         runs=[_filled(run) for run in outcome.runs],
         decoded=sum(report.decoded for run in outcome.runs for report in run.reports.values()),
         ok=outcome.complete,

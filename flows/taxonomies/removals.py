@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 
 from schemas.taxonomy import Taxonomy
 from storage.files import Folder
 from storage.runs import StoredRun
-from storage.taxonomies import read_taxonomy
+from storage.taxonomies import read_taxonomy, taxonomy_path
 
 
 def removed_labels(folder: Folder, taxonomy: Taxonomy, runs: Iterable[StoredRun]) -> tuple[str, ...]:
@@ -25,6 +24,4 @@ def removed_labels(folder: Folder, taxonomy: Taxonomy, runs: Iterable[StoredRun]
 
 def _name_of(folder: Folder, digest: str) -> str | None:
     """Return a version's name; None if it is lost, which `audit` tells and tagging with it mends."""
-    with suppress(FileNotFoundError):
-        return read_taxonomy(folder, digest).name
-    return None
+    return read_taxonomy(folder, digest).name if folder.exists(taxonomy_path(digest)) else None

@@ -118,7 +118,7 @@ def test_a_label_with_answers_is_learned_and_the_new_model_promoted(before: Grow
     learned = next(label for label in report.labels if label.label_id == NEW)
     assert learned.group == "learned" and learned.ap_before is not None and learned.ap_after is not None
     assert report.asked == (learned,) and learned.ap_interval is not None
-    said = f"that asked for retraining gained{'' if report.gained else ','}"
+    said = f"that asked for retraining gained beyond chance{';' if report.gained else ','}"
     card = read_card(folder, new)
     assert said in outcome.reasons[0] and NEW in outcome.reasons[0]
     assert card.count("## Against the model before") == 1 and said in card and "seen_map" in card

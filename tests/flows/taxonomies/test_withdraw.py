@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from examples.scenes.render import taxonomy_yaml
 from flows.apply import nothing_to_do
-from flows.backfill import plan_backfill
+from flows.backfill import plan_backfill, run_backfill
 from flows.cli.app import app
 from flows.retraining.run import run_retrain
 from flows.retraining.status import store_status
+from flows.tagging.backfill_summary import describe_backfill, summarise_backfill
 from flows.taxonomies.apply_summary import describe_plan
 from flows.taxonomies.cost import cost_of
 from flows.taxonomies.withdrawal import plan_withdrawal, run_withdrawal
@@ -22,7 +23,7 @@ from schemas.config import BackfillRequest, RetrainRequest
 from schemas.errors import StoreError, TaxonomyError
 from storage.audit import audit_run
 from storage.files import Folder
-from storage.taxonomies import digest_in_force, find_taxonomy, load_taxonomy
+from storage.taxonomies import digest_in_force, find_taxonomy, load_taxonomy, read_taxonomy, taxonomy_path
 from tests.flows.taxonomies.test_apply import apply, files, plan
 from tests.flows.taxonomies.test_backfill import GROWN, VIEWS, contents, view
 from tests.flows.world import LABELS, World, taxonomy_text
@@ -95,7 +96,11 @@ def test_nothing_is_scored_or_retrained_for_it(world: World) -> None:
     world.tag()
     withdraw(world)
     folder = Folder(world.store)
-    assert plan_backfill(BackfillRequest(store=world.store)).runs == ()
+    backfill = plan_backfill(BackfillRequest(store=world.store))
+    assert backfill.runs == ()
+    for told in (describe_backfill(backfill), summarise_backfill(run_backfill(backfill))):
+        (line,) = told.lines()
+        assert "every taxonomy was taken out of force" in line
     for wanted in (None, "t"):
         with pytest.raises(StoreError, match=r"'t' was taken out of force on .*`clipdecoder taxonomy apply [0-9a-f]+`"):
             find_taxonomy(folder, "applied" if wanted is None else f"applied:{wanted}")
@@ -137,6 +142,19 @@ def test_the_command_says_what_it_does_before_and_after(world: World) -> None:
     status = store_status(Folder(world.store))
     assert status.taxonomies == () and [record.name for record in status.withdrawn] == ["t"]
     assert "taxonomy 't' was taken out of force" in "\n".join(status.lines())
+
+
+def test_a_version_that_is_lost_is_named_and_tagging_mends_it(world: World) -> None:
+    world.tag()
+    folder = Folder(world.store)
+    taxonomy = load_taxonomy(str(world.taxonomy))
+    lost = Path(world.store, taxonomy_path(taxonomy.digest))
+    lost.unlink()
+    for look in (lambda: plan_withdrawal(folder, "t"), lambda: store_status(folder), lambda: plan(world)):
+        with pytest.raises(StoreError, match=f"{lost.name} is missing from the store .*; run `clipdecoder tag`"):
+            look()
+    world.tag()
+    assert read_taxonomy(folder, taxonomy.digest).digest == taxonomy.digest and plan_withdrawal(folder, "t").in_force
 
 
 def test_a_name_that_was_never_in_force_is_refused(world: World, tmp_path: Path) -> None:
