@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from schemas.checkpoint import Scorer
 from schemas.manifest import RunRecord, ShardReport
 from schemas.taxonomy import ScoredLabel
 
@@ -140,10 +141,17 @@ def current_reports(runs: Iterable[StoredRun]) -> dict[tuple[str, str], ShardRep
     return {visit.shard: visit.report for visit in visits}
 
 
-def visible_labels(runs: Iterable[StoredRun], model_id: str) -> dict[tuple[str, str], Mapping[str, ScoredLabel]]:
+def visible_labels(
+    runs: Iterable[StoredRun], model_id: str, scorer: Scorer | None = None
+) -> dict[tuple[str, str], Mapping[str, ScoredLabel]]:
     """Return by dataset and shard the labels that the views show of a model, as the run that counts scored them.
 
     Shards that the same runs visited share one mapping.
+
+    Args:
+        runs: all of a dataset, or of several.
+        model_id: whose scores.
+        scorer: of the labels those alone whose scores are its own; None: all.
     """
     shown: dict[tuple[str, str], Mapping[str, ScoredLabel]] = {}
     known: dict[tuple[str, ...], Mapping[str, ScoredLabel]] = {}
@@ -151,7 +159,8 @@ def visible_labels(runs: Iterable[StoredRun], model_id: str) -> dict[tuple[str, 
         oldest_first = [visit.record for visit in reversed(visits) if visit.record.model_id == model_id]
         key = tuple(record.run_id for record in oldest_first)
         if key not in known:
-            known[key] = {label.label_id: label for record in oldest_first for label in record.vocabulary}
+            newest = {label.label_id: (record.scorer, label) for record in oldest_first for label in record.vocabulary}
+            known[key] = {label_id: label for label_id, (by, label) in newest.items() if scorer in (None, by)}
         shown[shard] = known[key]
     return shown
 

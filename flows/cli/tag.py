@@ -43,7 +43,11 @@ def tag(
     ] = False,
     name: Name = None,
     labels: Annotated[
-        str, typer.Option(help="all; new (not yet scored on this dataset's tagged shards); or ids: dog,cat.")
+        str,
+        typer.Option(
+            help="all; new (not yet scored on this dataset's tagged shards, by --scorer or --local where one is "
+            "given); or ids: dog,cat."
+        ),
     ] = "all",
     floor: Annotated[float | None, typer.Option(help="Lowest score that is always stored.  [default: 0.01]")] = None,
     top_k: Annotated[

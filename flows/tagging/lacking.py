@@ -1,10 +1,14 @@
-"""Which labels shards lack: those of which the views show no scores, or scores for other texts than they have now."""
+"""Which labels shards lack: those that the views show no scores of, or others than are asked for.
+
+Other ones are scores for texts that the label does not have any more, or by another scorer where one is named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from schemas.checkpoint import Scorer
 from schemas.taxonomy import ScoredLabel, VocabularyLabel
 from storage.patterns import ShardRef
 from storage.runs import StoredRun
@@ -40,12 +44,17 @@ def _lacking(vocabulary: Vocabulary, scored: Mapping[str, ScoredLabel]) -> Vocab
     return tuple(label for label in vocabulary if digests.get(label.label_id) != label.query_digest)
 
 
-def shown_labels(runs: Iterable[StoredRun], dataset: str, model_id: str, shards: Iterable[ShardRef]) -> ShownLabels:
-    """Return by shard the labels that the views show of a model, for shards whose bytes are still those scored."""
+def shown_labels(
+    runs: Iterable[StoredRun], dataset: str, model_id: str, scorer: Scorer | None, shards: Iterable[ShardRef]
+) -> ShownLabels:
+    """Return by shard the labels that the views show of a model, for shards whose bytes are still those scored.
+
+    Where a scorer is asked for, labels that the views show by another one are left out.
+    """
     fingerprints = {ref.shard: ref.fingerprint for ref in shards}
     current = [
         replace(run, reports=tuple(r for r in run.reports if r.fingerprint == fingerprints.get(r.shard)))
         for run in runs
         if run.record.dataset == dataset
     ]
-    return {shard: labels for (_, shard), labels in visible_labels(current, model_id).items()}
+    return {shard: labels for (_, shard), labels in visible_labels(current, model_id, scorer).items()}

@@ -131,7 +131,8 @@ class _Planning:
         scorer = choose_scorer(model, request.scorer, local=request.local)
         groups: list[tuple[Vocabulary, tuple[ShardRef, ...]]]
         if request.labels == "new":
-            shown = shown_labels(self.runs, self.dataset, model.model_id, found.shards)
+            asked = scorer if request.scorer is not None or request.local else None
+            shown = shown_labels(self.runs, self.dataset, model.model_id, asked, found.shards)
             groups = list(lacking_groups(taxonomy.vocabulary(), shown, found.shards)) or [((), ())]
         else:
             groups = [(choose_labels(request.labels, taxonomy), found.shards)]
@@ -148,8 +149,8 @@ class _Planning:
             )
             for vocabulary, shards in groups
         )
-        asked = {plan.record.run_id for plan in (first, *more)}
-        unfinished = unfinished_runs(self.runs, self.dataset, asked) if first.record.partial else ()
+        run_ids = {plan.record.run_id for plan in (first, *more)}
+        unfinished = unfinished_runs(self.runs, self.dataset, run_ids) if first.record.partial else ()
         removed = removed_labels(self.folder, taxonomy, self.runs)
         return replace(first, more=tuple(more), removed=removed, unfinished=unfinished)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.checkpoint import Scorer
 from schemas.manifest import Fingerprint, Part, RunRecord, ShardReport
 from schemas.sample import SampleStatus, ShardStatus
 from schemas.taxonomy import ScoredLabel
@@ -16,6 +17,7 @@ from storage.visibility import VisibleParts, all_parts, shown_labels, visible_la
 
 LABELS = ("ant", "bee", "cat")
 SHARDS = ("00000", "a/00001")
+SCORERS: tuple[Scorer, ...] = ("clip", "fused")
 Row = tuple[str, str, str, str]  # dataset, shard, label, run
 
 
@@ -30,6 +32,7 @@ def _run(
     reports: Iterable[ShardReport],
     *,
     asked_minute: int = 0,
+    scorer: Scorer = "clip",
 ) -> StoredRun:
     record = RunRecord(
         run_id=run_id,
@@ -38,7 +41,7 @@ def _run(
         patterns=("p",),
         model_id=model_id,
         encoder_id="e",
-        scorer="clip",
+        scorer=scorer,
         taxonomy_digest="t",
         vocabulary=tuple(ScoredLabel(label_id=label, name=label, query_digest=run_id) for label in labels),
         floor=0.0,
@@ -86,7 +89,8 @@ def histories(draw: st.DrawFn) -> list[StoredRun]:
         ]
         labels = draw(st.lists(st.sampled_from(LABELS), min_size=1, unique=True))
         dataset, model_id = draw(st.sampled_from("AB")), draw(st.sampled_from(("m1", "m2")))
-        runs.append(_run(run_id, dataset, model_id, labels, reports, asked_minute=draw(st.integers(0, 3))))
+        asked_minute, scorer = draw(st.integers(0, 3)), draw(st.sampled_from(SCORERS))
+        runs.append(_run(run_id, dataset, model_id, labels, reports, asked_minute=asked_minute, scorer=scorer))
     return runs
 
 
@@ -152,15 +156,18 @@ def test_samples_are_of_the_newest_bytes_of_each_shard(runs: list[StoredRun]) ->
     assert sum(len(part.paths) for part in parts) == len(newest)
 
 
-@given(histories(), st.sampled_from(("m1", "m2")))
-def test_visible_labels_name_the_run_whose_rows_are_shown(runs: list[StoredRun], model_id: str) -> None:
-    labels = visible_labels(runs, model_id)
+@given(histories(), st.sampled_from(("m1", "m2")), st.sampled_from((None, *SCORERS)))
+def test_visible_labels_name_the_run_whose_rows_are_shown(
+    runs: list[StoredRun], model_id: str, scorer: Scorer | None
+) -> None:
+    labels = visible_labels(runs, model_id, scorer)
+    by = {run.record.run_id: run.record.scorer for run in runs}
     shown = {
         (dataset, shard, label_id, label.query_digest)  # the digest is the run's id here
         for (dataset, shard), found in labels.items()
         for label_id, label in found.items()
     }
-    assert shown == _oracle(runs, model_id)
+    assert shown == {row for row in _oracle(runs, model_id) if scorer in (None, by[row[3]])}
 
 
 @given(histories())

@@ -127,6 +127,24 @@ def test_reworded_labels_are_new(world: World) -> None:
     assert [label.label_id for label in world.tag(labels="new").plan.record.vocabulary] == ["red-circle"]
 
 
+def test_labels_are_new_to_a_scorer_that_is_asked_for(world: World) -> None:
+    world.tag()
+    world.taxonomy.write_text(taxonomy_text((*LABELS, "black-moon")))
+    local = world.tag(labels="new", local=True)
+    assert local.whole and len(local.plan.vocabulary) == len(LABELS) + 1
+    assert world.ask("select distinct scorer from scores") == [("clip+local",)]
+    for options in ({"local": True}, {}):
+        assert plan_tag(world.request(labels="new", **options)).done, "whatever scored them, where none is asked for"
+    world.shard("00002", pictures(2, 3))
+    assert list(world.tag(labels="new", local=True).reports) == ["00002"]
+    assert world.tag(labels="new", scorer="clip").whole
+    assert world.ask("select distinct scorer from scores") == [("clip",)]
+    shown = scores(world)
+    assert not world.tag(labels="new", local=True).reports and not world.tag(labels="new", scorer="clip").reports
+    assert same(scores(world), shown), "to ask for one and the other in turn computes nothing"
+    assert audit_run(Folder(world.store), None).ok
+
+
 def test_new_is_all_for_a_shard_that_was_never_tagged_and_nothing_for_the_others(world: World) -> None:
     first = world.tag(labels="new", shards=(str(world.folder / "shards" / "00000.tar"),))
     assert len(first.plan.vocabulary) == len(LABELS)
