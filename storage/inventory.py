@@ -112,7 +112,8 @@ def iter_unsound_curation(folder: Folder, runs: Sequence[StoredRun], model_id: s
         model_id: the one whose duplicates the views show.
     """
     read = {run.record.encoder_id for run in runs if run.record.model_id == model_id}
-    shown = {*current_statistics(folder, runs), *map(duplicates_path, read)}
+    # Views of another model, or of a run of one, show the groups by its encoder.
+    shown = {*current_statistics(folder, runs), *(duplicates_path(run.record.encoder_id) for run in runs)}
     for prefix, schema in ((QUALITY, IMAGE_STATISTICS), (DUPLICATES, DUPLICATES_SCHEMA)):
         for path in folder.list(prefix, ".parquet"):
             try:

@@ -25,7 +25,7 @@ from storage.audit import audit_run
 from storage.embeddings import embedded_shards, iter_embeddings
 from storage.files import Folder
 from storage.findings import FindingCode
-from storage.models import read_models
+from storage.models import promote, read_models, write_model
 from storage.runs import read_runs
 from tests.damage import DAMAGES
 from tests.flows.copies import make_copies_world
@@ -146,6 +146,20 @@ def test_a_damaged_file_stops_its_own_view_and_is_computed_again(own: World, dam
     found = [finding for finding in audit_run(Folder(own.store)).findings if finding.code is FindingCode.CURATION]
     assert len(found) == 1 and "`clipdecoder duplicates` computes it again" in found[0].message
     assert find(own).computed and path.read_bytes() == whole and audit_run(Folder(own.store)).ok
+
+
+def test_groups_are_shown_whichever_model_is_promoted(own: World) -> None:
+    """A model that was just trained has no run yet, and the encoder of another one."""
+    find(own)
+    folder = Folder(own.store)
+    (record,) = read_models(folder).values()
+    write_model(folder, record.model_copy(update={"model_id": "trained"}))
+    promote(folder, "trained", "test")
+    (path,) = Path(own.store, "duplicates").glob("*.parquet")
+    path.write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="`clipdecoder duplicates` computes it again"):
+        own.ask("from duplicates")
+    assert [each.code for each in audit_run(folder).findings if path.name in each.message] == [FindingCode.CURATION]
 
 
 def test_damaged_statistics_are_measured_first(own: World) -> None:
