@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from schemas.commands import shell
 from schemas.counts import counted
 from schemas.record import Record
 
@@ -34,9 +35,9 @@ class CatalogFile(Record):
             f"model {self.model_id or 'none'}, {counted(len(self.runs), 'run')}, "
             f"taxonomies: {', '.join(self.taxonomies) or 'none'}",
             *self._remote(),
-            f"open it with any tool that has DuckDB 2.0 or later: duckdb -readonly {self.path}",
-            "it names the files of this moment: write it anew after a run, an import, `compact`, `quality` or "
-            "`duplicates`",
+            f"open it with any tool that has DuckDB 2.0 or later: {shell('duckdb', '-readonly', self.path)}",
+            "it names the files and the labels of this moment: write it anew after a run, an import, `compact`, "
+            "`quality` or `duplicates`, and where another model or version of a taxonomy is shown",
         ]
 
     def _remote(self) -> list[str]:

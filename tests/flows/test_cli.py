@@ -212,7 +212,7 @@ def test_a_catalog_file_is_written_replaced_and_never_put_over_anything_else(tag
     notes.write_text("precious")
     words = ("catalog", "--store", tagged.store, "--to")
     said = clipdecoder(*words, str(path)).stdout
-    assert str(path) in said and "write it anew after a run" in said
+    assert str(path) in said and "write it anew after a run" in said and "version of a taxonomy" in said
     written = json.loads(clipdecoder(*words, str(path), "--run", "world", "--json").stdout)
     assert (written["path"], written["bytes"]) == (str(path), path.stat().st_size)
     with duckdb.connect(str(path), read_only=True) as connection:

@@ -15,6 +15,8 @@ from schemas.errors import ConfigError, RequestError, StoreError
 from schemas.search import SearchRequest
 from storage.annotation_formats.reader import read_annotation_file
 from storage.catalog import open_catalog
+from storage.catalog_file import catalog_file
+from storage.files import Folder
 from tests.flows.world import make_world, pictures
 
 ODD = 'it\'s my "folder" $HOME'
@@ -58,6 +60,15 @@ def test_a_key_that_several_shards_have(place: Path) -> None:
         run_search(SearchRequest(store=world.store, like=key))
     choices = str(raised.value).partition("say which one: ")[2].split("; ")
     assert [shlex.split(each)[3] for each in choices] == ["a b", "it's"]
+
+
+def test_a_catalog_file(place: Path) -> None:
+    world = make_world(place, shards=1)
+    world.tag()
+    record, _ = catalog_file(Folder(world.store))
+    path = str(place / "store.duckdb")
+    (line,) = (line for line in record.model_copy(update={"path": path}).lines() if "duckdb -readonly" in line)
+    assert shlex.split(line.rpartition(": ")[2]) == ["duckdb", "-readonly", path]
 
 
 def test_the_export_of_a_page(place: Path) -> None:
