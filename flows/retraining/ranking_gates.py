@@ -103,7 +103,8 @@ def gained_labels(case: GateCase, precisions: Precisions | None) -> tuple[str, .
         return ()
     columns = np.flatnonzero(case.asking_K & precisions.rankable_K).tolist()
     changes = {column: precisions.label_change(column) for column in columns}
-    sure = [column for column, change in changes.items() if change.value > 0 and change.is_sure(len(columns))]
+    looked_at = sum(change.interval is not None for change in changes.values())  # of the others nothing can be told
+    sure = [column for column, change in changes.items() if change.value > 0 and change.is_sure(looked_at)]
     return tuple(case.label_ids[column] for column in sure)
 
 

@@ -195,6 +195,11 @@ def test_one_of_many_that_asked_gains_more_easily_by_chance_and_is_held_to_more(
     ids = tuple(f"label-{number}" for number in range(wide.targets_NK.shape[1]))
     many = judge(case(held=wide, label_ids=ids, asking=frozenset(ids), tagged="not looked at"))
     assert many.gained == ()
+    few = wide.targets_NK[:, 1:]
+    few[few.cumsum(axis=0) > 2] = 0
+    assert judge(case(held=wide, label_ids=ids, asking=frozenset(ids), tagged="not looked at")).gained == ids[:1], (
+        "labels of two pictures, of which nothing can be told, are no comparisons"
+    )
 
 
 def test_a_label_that_hardly_any_picture_has_says_nothing_of_rates() -> None:
