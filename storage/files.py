@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib.parse import quote
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import RequestError, StoreError
 from schemas.manifest import Fingerprint
 from storage import disk
+from storage.urls import open_file_system
 
 TEMPORARY_PREFIX = ".tmp-"
 _SPECIAL_PARTS = {"": "%2F", ".": "%2E", "..": "%2E%2E"}  # and what they are called, which no other part is
@@ -41,7 +41,7 @@ class Folder:
     def __init__(self, url: str, **storage_options: Any) -> None:
         self.url = url.rstrip("/") or "/"
         try:
-            self.fs, root = fsspec.core.url_to_fs(self.url, **storage_options)
+            self.fs, root = open_file_system(self.url, **storage_options)
         except (ValueError, ImportError) as error:
             raise StoreError(f"cannot open {url!r}: {error}") from None
         self.root = root.rstrip("/") or "/"
@@ -269,7 +269,8 @@ def read_file(url: str) -> bytes:
         RequestError: it cannot be read.
     """
     try:
-        with fsspec.open(url, "rb") as file:
+        fs, path = open_file_system(url)
+        with fs.open(path, "rb") as file:
             return bytes(file.read())
     except (ValueError, ImportError) as error:  # a kind of URL that is unknown, or not installed
         raise RequestError(f"{url}: cannot be read: {error}") from error

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
-
 from schemas.errors import ShardError
 from schemas.sample import MemberCounts, Sample, SampleStatus, ShardStatus
 from storage.files import transport_errors
 from storage.shards import iter_samples
+from storage.urls import open_file_system
 
 _FIELDS = ("labels", "absent")
 
@@ -79,7 +78,7 @@ def read_labels(url: str) -> ShardLabels:
 
 def changed_at(url: str) -> datetime:
     """Return when a file was changed last; now, where its store does not tell."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_file_system(url)
     # A shard that cannot be asked is found out when it is read.
     with suppress(NotImplementedError, *transport_errors()):
         modified: datetime = fs.modified(path)

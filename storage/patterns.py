@@ -21,6 +21,7 @@ from schemas.errors import ShardPatternError
 from schemas.manifest import Fingerprint
 from storage.files import TEMPORARY_PREFIX, fingerprint_of, transport_errors
 from storage.places import Info, Place, common_start, contents_of, glob_places, info_of, infos_of
+from storage.urls import local_path
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GLOB = re.compile(r"[*?\[]")
@@ -138,12 +139,12 @@ def _expand(path: str) -> list[str]:
 
 
 def _place(pattern: str) -> Place:
+    path = local_path(pattern)
+    if path is not None:
+        return Place("", os.path.abspath(os.path.expanduser(path)), "")
     split = _URL.fullmatch(pattern)
     assert split is not None, "every text is a path"
-    place = Place(*split.groups())
-    if place.before in ("", "file://", "local://") and not place.after:
-        return Place("", os.path.abspath(os.path.expanduser(place.path)), "")
-    return place
+    return Place(*split.groups())
 
 
 def _globbed(place: Place, pattern: str) -> list[tuple[Place, Info | None]]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import fsspec
+from storage.urls import open_file_system
 
 _MAGIC = re.compile(r"[*?\[{]")
 _INFO_THREADS = 16
@@ -51,18 +51,12 @@ def common_start(sequences: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(column[0] for column in same)
 
 
-def open_place(place: Place) -> tuple[Any, str]:
-    """Return the file system and its own path of the place."""
-    fs, path = fsspec.core.url_to_fs(place.url)
-    return fs, path
-
-
 def info_of(place: Place, *, refused_is_absent: bool = False) -> Info | None:
     """Return the store's record of a file or folder, or None if there is none; asks anew, past cached listings.
 
     `refused_is_absent`: stores that forbid listing refuse to say whether an object is there.
     """
-    fs, path = open_place(place)
+    fs, path = open_file_system(place.url)
     fs.invalidate_cache()
     try:
         info: Info = fs.info(path)
@@ -91,7 +85,7 @@ def infos_of(places: Sequence[Place]) -> Iterator[tuple[Place, Info | None]]:
 
 def _listed(places: Sequence[Place]) -> dict[str, Info | None] | None:
     """Return the records of everything that begins like all these places, by path; None if no listing can serve."""
-    fs, _ = open_place(places[0])
+    fs, _ = open_file_system(places[0].url)
     if not places[0].before or "http" in fs.protocol:  # a disk answers at once; a web server lists without sizes
         return None
     start = "".join(common_start([place.path for place in places]))
@@ -109,10 +103,10 @@ def glob_places(place: Place) -> Iterator[tuple[Place, Info | None]]:
             where = place.at(path)
             yield where, info_of(where)
         return
-    fs, path = open_place(place)
+    fs, path = open_file_system(place.url)
     fs.invalidate_cache()
     folder = place.at("/".join(place.folder))
-    _, folder_path = open_place(folder)
+    _, folder_path = open_file_system(folder.url)
     for name, info in fs.glob(path, detail=True).items():
         below = name[len(folder_path) :].lstrip("/")
         yield place.at("/".join((*place.folder, below))), info
@@ -120,7 +114,7 @@ def glob_places(place: Place) -> Iterator[tuple[Place, Info | None]]:
 
 def contents_of(folder: Place) -> str:
     """Return a few names of what is in a folder, as a part of a sentence."""
-    fs, path = open_place(folder)
+    fs, path = open_file_system(folder.url)
     names = sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
     shown = ", ".join(names[:_NAMES_IN_ERRORS]) or "nothing"
     more = f" and {len(names) - _NAMES_IN_ERRORS} more" if len(names) > _NAMES_IN_ERRORS else ""

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +19,7 @@ from storage.files import Folder, checksum, fingerprint_of, transport_errors
 from storage.findings import Finding, FindingCode
 from storage.parquet import read_parquet
 from storage.shards import count_members
+from storage.urls import open_file_system
 
 _EXAMPLES = 5
 
@@ -140,7 +140,7 @@ def _same_bytes(audit: ShardAudit) -> bool:
     """Whether the shard is there with the bytes that were scored."""
     report = audit.report
     try:
-        fs, path = fsspec.core.url_to_fs(report.url)
+        fs, path = open_file_system(report.url)
         fs.invalidate_cache()
         now = fingerprint_of(fs.info(path))
     except FileNotFoundError:

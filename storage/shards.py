@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from tarfile import SUPPORTED_TYPES, TarInfo
 from typing import NamedTuple
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import ShardError
@@ -22,6 +21,7 @@ from schemas.manifest import Fingerprint
 from schemas.sample import MemberCounts, Sample, SampleStatus, ShardStatus
 from storage.files import fingerprint_of, transport_errors
 from storage.tar import TarStream
+from storage.urls import open_file_system
 
 MAX_MEMBER_BYTES = 256 * 2**20
 # The formats that are decoded, then others, so that these get a row which says `unsupported`. Camera raw is left out:
@@ -42,7 +42,7 @@ def check_bytes(url: str, fingerprint: Fingerprint) -> None:
         ShardError: `missing`; `changed`; `unreadable`, when the disk or the network fails.
     """
     with _shard_errors(url):
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = open_file_system(url)
         fs.invalidate_cache()
         if fingerprint_of(fs.info(path)) != fingerprint:
             raise ShardError(ShardStatus.CHANGED, f"{url} has changed since it was tagged; tag it again")
@@ -112,7 +112,7 @@ def read_some(url: str, start: int, end: int) -> bytes:
         ShardError: `missing`; `unreadable`.
     """
     with _shard_errors(url):
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = open_file_system(url)
         return bytes(fs.cat_file(path, start=start, end=end))
 
 
@@ -138,7 +138,7 @@ def count_members(
 
 def is_remote(url: str) -> bool:
     """Whether every read of a shard is a round trip."""
-    return not isinstance(fsspec.core.url_to_fs(url)[0], LocalFileSystem)
+    return not isinstance(open_file_system(url)[0], LocalFileSystem)
 
 
 def is_compressed(url: str) -> bool:
@@ -149,7 +149,7 @@ def is_compressed(url: str) -> bool:
 @contextmanager
 def _open_tar(url: str) -> Iterator[TarStream]:
     with _shard_errors(url), ExitStack() as stack:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = open_file_system(url)
         # Without block_size and cache_type, remote files read ahead 5 MiB and some cache blocks at random.
         file = stack.enter_context(fs.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead"))
         compressed = is_compressed(path)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.errors import RequestError
-from storage.files import transport_errors
+from storage.files import read_file
 from storage.parquet import read_parquet
 
 TEXT_COLUMN, EMBEDDING_COLUMN = "text", "embedding"
@@ -47,13 +46,7 @@ def read_text_table(url: str) -> TextTable:
 
 
 def _read(url: str) -> pa.Table:
-    try:
-        with fsspec.open(url, "rb") as file:
-            data = file.read()
-    except (ValueError, ImportError) as error:  # a kind of URL that is unknown, or not installed
-        raise RequestError(f"{url}: cannot be read: {error}") from error
-    except transport_errors() as error:
-        raise RequestError(f"{url}: cannot be read: {error or type(error).__name__}") from error
+    data = read_file(url)
     try:
         return read_parquet(data)
     except (pa.ArrowException, OSError) as error:

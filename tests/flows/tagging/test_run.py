@@ -528,3 +528,12 @@ def test_a_reparented_label_is_scored_as_before_and_shown_as_it_is(world: World)
     again = world.tag()
     assert again.plan.record.run_id == first.plan.record.run_id and not again.reports
     assert world.ask("select parent from labels where label_id = 'blue-star'") == [("red-circle",)]
+
+
+def test_two_colons_in_names_are_no_chain_of_urls(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "12::30", shards=1)
+    (world.folder / "shards" / "00000.tar").rename(world.folder / "shards" / "a::b.tar")
+    outcome = world.tag()
+    assert outcome.complete and list(outcome.reports) == ["a::b"] and decoded(outcome) == 5
+    assert world.ask("select distinct shard from scores") == [("a::b",)]
+    assert audit_run(Folder(world.store), None).ok
