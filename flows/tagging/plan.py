@@ -24,7 +24,7 @@ from storage.files import Folder
 from storage.keys import KnownKeys, known_keys
 from storage.models import promote, read_promotion, write_model
 from storage.patterns import ShardList, ShardRef, list_shards
-from storage.runs import StoredRun, read_runs, write_record
+from storage.runs import StoredRun, read_runs, without_lost_parts, write_record
 from storage.taxonomies import find_taxonomy, put_in_force, write_taxonomy
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class _Planning:
         groups: list[tuple[Vocabulary, tuple[ShardRef, ...]]]
         if request.labels == "new":
             asked = scorer if request.scorer is not None or request.local else None
-            shown = shown_labels(self.runs, self.dataset, model.model_id, asked, found.shards)
+            there = without_lost_parts(self.folder, self.runs)
+            shown = shown_labels(there, self.dataset, model.model_id, asked, found.shards)
             groups = list(lacking_groups(taxonomy.vocabulary(), shown, found.shards)) or [((), ())]
         else:
             groups = [(choose_labels(request.labels, taxonomy), found.shards)]

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from flows.tagging.plan import plan_tag
+from storage.audit import audit_run
 from storage.files import Folder
 from storage.runs import read_runs
-from tests.flows.world import World, make_world, pictures, taxonomy_text
+from tests.flows.world import LABELS, World, make_world, pictures, taxonomy_text
 
 LOADED = """
 import json, sys
@@ -88,3 +89,15 @@ def test_new_work_is_no_done_plan(tmp_path: Path) -> None:
     world.tag()
     world.taxonomy.write_text(taxonomy_text(("red-circle", "blue-star", "gold-ring")))
     assert not plan_tag(world.request()).done
+
+
+@pytest.mark.parametrize("kind", ["samples", "scores"])
+def test_lost_rows_of_new_labels_are_new_again(tmp_path: Path, kind: str) -> None:
+    world = make_world(tmp_path)
+    world.tag()
+    world.taxonomy.write_text(taxonomy_text((*LABELS, "black-moon")))
+    run_id = world.tag(labels="new").plan.record.run_id
+    assert plan_tag(world.request(labels="new")).done
+    Path(world.store, "runs", run_id, kind, "00001.parquet").unlink()
+    assert list(world.tag(labels="new").reports) == ["00001"]
+    assert audit_run(Folder(world.store), None).ok
