@@ -69,12 +69,20 @@ def write_manifest(folder: Folder, manifest: RunManifest) -> None:
     write_json(folder, run_path(manifest.run_id, "manifest.json"), manifest)
 
 
-def remove_manifest(folder: Folder, run_id: str) -> bool:
-    """Make a run incomplete again, before more work is done for it; return whether it was complete."""
+def reopen_run(folder: Folder, run_id: str) -> None:
+    """Make a run incomplete again, before more work is done for it.
+
+    The manifest may be all that knows of a shard: reports that are lost are written first.
+    """
     path = run_path(run_id, "manifest.json")
-    was_there = folder.exists(path)
+    manifest = find_json(folder, path, RunManifest)
+    if manifest is None:
+        return
+    left = {report.shard for report in read_reports(folder, run_id)}
+    for report in manifest.shards:
+        if report.shard not in left:
+            write_report(folder, report)
     folder.remove(path)
-    return was_there
 
 
 def finished_report(folder: Folder, run_id: str, ref: ShardRef) -> ShardReport | None:

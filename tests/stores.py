@@ -16,7 +16,7 @@ from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
 from storage.models import promote, write_model
 from storage.parts import ShardFeatures, write_samples
-from storage.runs import StoredRun, part_path, remove_manifest, write_manifest, write_record, write_report
+from storage.runs import StoredRun, part_path, reopen_run, write_manifest, write_record, write_report
 from storage.score_parts import ScoreColumns, write_scores
 from storage.taxonomies import write_taxonomy
 from storage.tokens import TokenChunk, TokenWriter
@@ -102,7 +102,7 @@ def make_run(
     run = RunRecord.model_validate({"run_id": run_id} | values | record)
     write_taxonomy(folder, taxonomy)
     write_record(folder, run)
-    remove_manifest(folder, run_id)  # as it is before any work is done for a run that was complete
+    reopen_run(folder, run_id)  # as it is before any work is done for a run that was complete
     reports = tuple(_write_shard(folder, run, name, shard, at) for name, shard in shards.items())
     manifest = RunManifest(run_id=run_id, shards=reports, statuses={}, seconds={}, shared_keys=0, finished_at=at)
     if complete:

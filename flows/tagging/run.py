@@ -22,7 +22,7 @@ from schemas.taxonomy import VocabularyLabel
 from storage.files import Folder
 from storage.keys import KnownKeys, shared_keys
 from storage.patterns import ShardRef
-from storage.runs import read_reports, read_run, remove_manifest, write_manifest
+from storage.runs import read_reports, read_run, reopen_run, write_manifest
 
 if TYPE_CHECKING:
     from flows.models import Model
@@ -77,9 +77,8 @@ def run_tag(plan: TagPlan, execute: Execute, progress: Progress = lambda outcome
 def _carry_out(plan: TagPlan, folder: Folder, execute: Execute, progress: Progress) -> RunOutcome:
     started = time.perf_counter()
     done, pending = pending_shards(plan)
-    if pending and remove_manifest(folder, plan.record.run_id):
-        # It told of every shard, and some reports may be lost meanwhile: from now on those count that are there.
-        done, pending = pending_shards(plan)
+    if pending:
+        reopen_run(folder, plan.record.run_id)
     again = {ref.shard for ref in pending}
     resumed = {shard: report for shard, report in done.items() if shard not in again}
     outcome = RunOutcome(plan=plan, resumed=resumed)

@@ -476,14 +476,17 @@ def test_a_lost_part_is_made_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("left", [None, b"{"])
-def test_a_lost_report_is_made_again_when_the_run_goes_on(world: World, left: bytes | None) -> None:
+def test_a_lost_report_is_given_back_by_the_manifest_when_the_run_goes_on(world: World, left: bytes | None) -> None:
     run_id = world.tag().plan.record.run_id
     report = Path(world.store, "runs", run_id, "reports", "00001.json")
     report.unlink() if left is None else report.write_bytes(left)
+    (world.folder / "shards" / "00001.tar").unlink()
     world.shard("00002", pictures(2, 3))
     outcome = world.tag()
-    assert set(outcome.reports) == {"00001", "00002"} and decoded(outcome) == 3
+    assert set(outcome.reports) == {"00002"} and decoded(outcome) == 3
     assert outcome.whole and plan_tag(world.request()).done, "what says that it is whole has a manifest"
+    rows = world.ask("select shard, count(*) from samples group by all order by all")
+    assert [shard for shard, _ in rows] == ["00000", "00001", "00002"], "a shard that is gone keeps its rows"
 
 
 def test_shards_and_store_on_s3(world: World, bucket: str) -> None:
