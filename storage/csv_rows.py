@@ -6,7 +6,8 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from schemas.errors import RequestError
 
@@ -52,6 +53,18 @@ def iter_csv_rows(
 def plain_name(column: str) -> str:
     """Return the name of a column as it is compared."""
     return column.strip().lower()
+
+
+def check_columns(columns: Iterable[str], known: Collection[str], name: str) -> None:
+    """Refuse a table in which a column that is known stands twice: one of the two would be lost.
+
+    Raises:
+        RequestError: it does.
+    """
+    counts = Counter(map(plain_name, columns))
+    twice = [column for column, count in counts.items() if count > 1 and column in known]
+    if twice:
+        raise RequestError(f"{name!r} has several columns of one name: {', '.join(twice)}; leave one of each")
 
 
 def _decode(data: bytes, name: str) -> str:

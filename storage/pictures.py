@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from schemas.counts import counted
 from schemas.errors import RequestError, StoreError
-from storage.csv_rows import iter_csv_rows, plain_name
+from storage.csv_rows import check_columns, iter_csv_rows, plain_name
 from storage.files import Folder, transport_errors
 from storage.shards import IMAGE_EXTENSIONS, SIDE_EXTENSIONS
 
@@ -184,6 +184,7 @@ def _csv_rows(folder: Folder, name: str, source: str) -> Iterator[_Row]:
 
     rows = iter_csv_rows(data, source, (*PATH_COLUMNS, *LABEL_COLUMNS, "key"), refuse)
     _, header = next(rows, (0, []))
+    check_columns(header, {plain_name(column) for column in header}, source)
     column = _path_column(header, source)
     for number, cells in rows:
         where = f"{source}:{number}"

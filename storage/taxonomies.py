@@ -13,7 +13,7 @@ from storage.files import Folder, part_name, read_text
 from storage.records import find_json, read_json, write_json
 
 APPLIED = "applied"
-_DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_LENGTH}}}")
+_DIGEST = re.compile(rf"[0-9a-f]{{4,{DIGEST_LENGTH}}}")  # or the start of one, for which there is a message
 
 
 def load_taxonomy(location: str) -> Taxonomy:
@@ -50,7 +50,8 @@ def find_taxonomy(folder: Folder, location: str) -> Taxonomy:
         raise
     except RequestError:
         raise StoreError(
-            f"{location!r} is neither a file nor a version in the store {folder.url!r}; `applied` is the one in force"
+            f"{location!r} is neither a file nor, digit for digit, a version in the store {folder.url!r}; `applied` "
+            "is the one in force"
         ) from None
 
 

@@ -165,7 +165,7 @@ def _held_out(case: Comparison, current: _Judged, new: _Judged, watch: Watch) ->
         fingerprints_N=first.fingerprints_N[places],
         current_NK=first.ranks_NK[0][places],
         new_NK=last.ranks_NK[-1][others],
-    )
+    ).once()
 
 
 def _score(case: Comparison, needs: Needs, models: Sequence[_Judged], watch: Watch) -> _Scored | None:

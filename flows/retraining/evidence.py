@@ -5,7 +5,7 @@ No picture is read. Side files of shards that were tagged before side files were
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ WHERE status = 'ok' AND (
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The ground truth of a store, counted."""
+    """The ground truth of a store, counted. A picture that stands in several places is one image."""
 
     positives: Mapping[str, int]  # by label: images that have it
     negatives: Mapping[str, int]  # by label: images that are known not to have it
@@ -86,8 +86,8 @@ def read_evidence(
     return Evidence(
         positives=counts.positives,
         negatives=counts.negatives(finder.asked if missing == "negative" else {}),
-        images=len(counts.facts),
-        held_out=counts.held_out,
+        images=len(counts.images),
+        held_out=len(counts.held_out),
         digest=counts.digest(finder.asked),
         unread=unread,
     )
@@ -97,33 +97,42 @@ def read_evidence(
 class _Counts:
     """What has been counted so far."""
 
-    positives: Counter[str] = field(default_factory=Counter)
-    absent: Counter[tuple[str, str]] = field(default_factory=Counter)  # dataset, label
-    described: Counter[str] = field(default_factory=Counter)  # images by dataset
+    # The content of a picture, and a label: copies of a picture are no further evidence.
+    there: set[tuple[str, str]] = field(default_factory=set)
+    absent: set[tuple[str, str]] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
+    held_out: set[str] = field(default_factory=set)
+    described: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # images by dataset
     # Of the described images, those where silence is no answer to the label: it is there, somebody said no, or doubts.
-    answered: Counter[tuple[str, str]] = field(default_factory=Counter)
-    held_out: int = 0
+    answered: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))  # by dataset and label
     facts: list[tuple[str, ...]] = field(default_factory=list)
 
+    @property
+    def positives(self) -> Counter[str]:
+        """The images that have each label."""
+        return Counter(label_id for _, label_id in self.there)
+
     def add(self, dataset: str, row: SampleRow, truth: SampleTruth, *, held: bool) -> None:
-        """Count one image."""
-        self.held_out += held
-        self.positives.update(truth.there)
-        self.absent.update((dataset, label_id) for label_id in truth.absent)
+        """Count one sample."""
+        content = row.sha256 or row.key
+        self.images.add(content)
+        self.there.update((content, label_id) for label_id in truth.there)
+        self.absent.update((content, label_id) for label_id in truth.absent)
+        if held:
+            self.held_out.add(content)
         if truth.described:
-            self.described[dataset] += 1
-            self.answered.update((dataset, label_id) for label_id in (*truth.there, *truth.absent, *truth.unsure))
+            self.described[dataset].add(content)
+            for label_id in (*truth.there, *truth.absent, *truth.unsure):
+                self.answered[dataset, label_id].add(content)
         known = (" ".join(sorted(labels)) for labels in (truth.there, truth.absent, truth.unsure))
-        self.facts.append((dataset, row.sha256 or row.key, *known, "described" if truth.described else ""))
+        self.facts.append((dataset, content, *known, "described" if truth.described else ""))
 
     def negatives(self, asked: Mapping[str, set[str]]) -> Counter[str]:
         """Return the images without each label, given the labels of which silence is an answer, by dataset."""
-        found: Counter[str] = Counter()
-        for (_, label_id), count in self.absent.items():
-            found[label_id] += count
-        for dataset, label_ids in asked.items():
+        found = Counter(label_id for _, label_id in self.absent - self.there)
+        for dataset, label_ids in asked.items():  # counted, as a set of all that nobody named would be enormous
             for label_id in label_ids:
-                found[label_id] += self.described[dataset] - self.answered[dataset, label_id]
+                found[label_id] += len(self.described[dataset]) - len(self.answered[dataset, label_id])
         return found
 
     def digest(self, asked: Mapping[str, set[str]]) -> str:

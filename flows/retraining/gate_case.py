@@ -29,6 +29,18 @@ class HeldOut:
     current_NK: NDArray[np.float32]
     new_NK: NDArray[np.float32]
 
+    def once(self) -> HeldOut:
+        """Return each picture once, which has what any copy of it is said to have: copies are no further evidence."""
+        fingerprints_U, first_U, picture_N = np.unique(self.fingerprints_N, return_index=True, return_inverse=True)
+        targets_UK = np.full((len(fingerprints_U), self.targets_NK.shape[1]), -1, np.int8)
+        np.maximum.at(targets_UK, picture_N, self.targets_NK)
+        return HeldOut(
+            targets_NK=targets_UK,
+            fingerprints_N=fingerprints_U,
+            current_NK=self.current_NK[first_U],
+            new_NK=self.new_NK[first_U],
+        )
+
     def rows(self, wanted_N: NDArray[np.bool_]) -> HeldOut:
         """Return some of the images."""
         return HeldOut(

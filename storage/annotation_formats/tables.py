@@ -21,7 +21,7 @@ from storage.annotation_formats.content import (
     parse_value,
     yes,
 )
-from storage.csv_rows import iter_csv_rows, plain_name
+from storage.csv_rows import check_columns, iter_csv_rows, plain_name
 from storage.pictures import LABEL_COLUMNS, split_labels
 
 _LABEL_NAMES = ("label_id", "label")
@@ -82,9 +82,10 @@ def _columns(names: Sequence[str], name: str) -> dict[str, int]:
     """Return where the columns are that are known, by what they are for.
 
     Raises:
-        RequestError: none says which picture a row is about, none says what is on it, or two do.
+        RequestError: none says which picture a row is about, none says what is on it, or two do, or one stands twice.
     """
-    known = {plain_name(column): place for place, column in reversed(list(enumerate(names)))}
+    check_columns(names, _KNOWN, name)
+    known = {plain_name(column): place for place, column in enumerate(names)}
     found = {role: known[role] for role in (*_OTHERS, *LABEL_COLUMNS) if role in known}
     for role, spellings in (("path", PICTURE_NAMES), ("label", _LABEL_NAMES)):
         places = [known[spelling] for spelling in spellings if spelling in known]

@@ -99,6 +99,7 @@ def test_bad_lines_are_named_and_cost_no_good_one() -> None:
         ("", r"\(none\), and none that says which picture"),
         ("picture,label\na,b\n", "which picture a row is about; call one of them key"),
         ("key,tag\na,b\n", "what is on it; a row for each answer has a column label"),
+        ("key,label,value,Value\na,b,1,0\n", "has several columns of one name: value; leave one of each"),
         ("key,label,labels,absent\na,b,c,d\n", "label says that a row is one answer, labels and absent that it is all"),
     ],
 )

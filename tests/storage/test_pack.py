@@ -158,6 +158,7 @@ def test_a_csv_as_a_spreadsheet_writes_it(tmp_path: Path, content: bytes) -> Non
         ("path\na.jpg\nb.jpg\na.jpg\n", r"list\.csv:4: 'a\.jpg' stands at .*list\.csv:2 already"),
         ("path,key\na.jpg,k\nb.jpg,k\n", r"list\.csv:3: key 'k' stands at .*list\.csv:2 already"),
         ("path,key\na.jpg,k/\n", r"key 'k/' has no name"),
+        ("path,labels,Labels\na.jpg,cat,dog\n", "has several columns of one name: labels; leave one of each"),
         ("path\nnotes.md\n", r"'notes\.md' has no image extension; known: avif"),
         ("path,labels\na.jpg\n", "1 cell, not as many as the header, which has 2"),
         ("path,labels\na.jpg,x,y\n", "3 cells, not as many"),

@@ -240,6 +240,15 @@ def test_several_datasets_are_one_evidence(tmp_path: Path) -> None:
     assert of(decide_here(world, FEW), RED).positives == 3
 
 
+def test_copies_of_a_picture_are_no_further_evidence(tagged: World, tmp_path: Path) -> None:
+    before = count(tagged)
+    tagged.tag(name="again")
+    answer(tagged, {KEYS[0]: 1, KEYS[1]: 1, KEYS[2]: 0}, RED)
+    after = count(tagged)
+    assert before.images == 0 and after.images == 3 and after.held_out <= 3
+    assert (after.positives[RED], after.negatives[RED]) == (2, 1)
+
+
 def test_labels_of_another_taxonomy_are_not_forgotten(tagged: World) -> None:
     """A model that learns this taxonomy would not know the labels that it was trained on of the other one."""
     text = tagged.taxonomy.read_text()

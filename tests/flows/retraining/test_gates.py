@@ -51,6 +51,18 @@ def held(skill: Sequence[float], before: Sequence[float], apart: float = 0.0) ->
     )
 
 
+def test_copies_of_a_picture_are_one_picture_that_has_what_any_of_them_has() -> None:
+    nothing, yes, no = -1, 1, 0
+    held = HeldOut(
+        targets_NK=np.array([[nothing, yes], [no, no], [no, no]], np.int8),
+        fingerprints_N=np.array([7, 3, 7], np.uint64),
+        current_NK=np.array([[0.1, 0.2], [0.3, 0.4], [0.1, 0.2]], np.float32),
+        new_NK=np.array([[0.5, 0.6], [0.7, 0.8], [0.5, 0.6]], np.float32),
+    ).once()
+    assert held.fingerprints_N.tolist() == [3, 7] and held.targets_NK.tolist() == [[no, no], [no, yes]]
+    assert held.current_NK[:, 0].tolist() == pytest.approx([0.3, 0.1]) and held.new_NK[1, 1] == pytest.approx(0.6)
+
+
 def tags(*rates: float) -> NDArray[np.bool_]:
     """Return the tags of a model that tags the first of the canary images with each label."""
     return np.arange(CANARY)[:, None] < np.array(rates) * CANARY

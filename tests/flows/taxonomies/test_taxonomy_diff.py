@@ -212,8 +212,9 @@ def test_changed_templates_are_one_line() -> None:
 def test_a_version_is_a_file_a_digest_or_the_applied_one(tagged: World) -> None:
     folder, old = Folder(tagged.store), load_taxonomy(str(tagged.taxonomy))
     assert find_taxonomy(folder, old.digest) == find_taxonomy(folder, "applied") == find_taxonomy(folder, "applied:t")
-    with pytest.raises(StoreError, match="neither a file nor a version"):
-        find_taxonomy(folder, "0" * 16)
+    for unknown in ("0" * 16, old.digest[:6]):
+        with pytest.raises(StoreError, match="neither a file nor, digit for digit, a version"):
+            find_taxonomy(folder, unknown)
 
 
 def diff(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
