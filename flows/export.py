@@ -12,12 +12,13 @@ from storage.exports.labels import LabelsTarget, parse_labels_target, write_labe
 from storage.exports.selection import Selection, select_samples
 from storage.exports.shards import MANIFEST, export_shards
 from storage.files import Folder
-from storage.labels import current_taxonomies
+from storage.labels import current_taxonomies, why_unlabelled
 from storage.pack import ShardTarget, parse_target
 from storage.runs import StoredRun, chosen_run, read_runs
 from storage.visibility import current_reports
 
 Watch = Callable[[int, int], None]  # shards done, of how many
+Note = Callable[[str], None]  # what a person should know beside the summary
 
 _BY_SUFFIX: dict[str, Format] = {".tar": "webdataset", ".csv": "csv", ".parquet": "parquet", ".json": "coco"}
 
@@ -34,8 +35,15 @@ def format_of(to: str) -> Format:
     return _BY_SUFFIX[suffix]
 
 
-def run_export(request: ExportRequest, watch: Watch = lambda done, total: None) -> ExportSummary:
+def run_export(
+    request: ExportRequest, watch: Watch = lambda done, total: None, note: Note = lambda line: None
+) -> ExportSummary:
     """Export what a query chooses, and return what was written and what could not be.
+
+    Args:
+        request: what to export.
+        watch: told how many shards are done.
+        note: told why there are no tags, where their taxonomies were withdrawn.
 
     Raises:
         RequestError: the query, the target or the store is not right. Nothing was touched.
@@ -46,6 +54,8 @@ def run_export(request: ExportRequest, watch: Watch = lambda done, total: None) 
     shards = request.format == "webdataset"
     target = parse_target(request.to) if shards else parse_labels_target(request.to, request.format)
     with open_catalog(request.store, model_id=request.model, run_id=request.run) as connection:
+        for line in why_unlabelled(connection, Folder(request.store), request.run):
+            note(f"no label and no tag is shown: {line}")
         selection = select_samples(connection, request.sql)
     if isinstance(target, LabelsTarget):
         return _labels_summary(request, target, selection, watch)

@@ -46,6 +46,7 @@ class RunFacts(Record):
     seen_labels: int  # that the model was trained on
     taxonomy: str
     taxonomy_digest: str
+    withdrawn: str | None  # that the taxonomy is out of force, so no label is shown, and how it comes back
     scored_labels: int
     floor: float
     top_k: int

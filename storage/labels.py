@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import duckdb
+
 from schemas.taxonomy import Label, Taxonomy
 from storage.files import Folder
-from storage.runs import StoredRun, last_asked
-from storage.taxonomies import find_record, read_taxonomy
+from storage.query import run_query
+from storage.runs import StoredRun, chosen_run, last_asked, read_runs
+from storage.taxonomies import find_record, read_taxonomy, withdrawn_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +76,25 @@ def _in_force(folder: Folder, names: Iterable[str]) -> dict[str, Taxonomy | None
         for record in records
         if record is not None
     }
+
+
+def why_unlabelled(connection: duckdb.DuckDBPyConnection, folder: Folder, run_id: str | None = None) -> list[str]:
+    """Return why a catalog has no label, and so no tag, where its taxonomies were withdrawn; nothing if it has some.
+
+    Args:
+        connection: the open catalog.
+        folder: its store.
+        run_id: of the run that it shows alone.
+    """
+    if run_query(connection, "SELECT label_id FROM internal.labels LIMIT 1").num_rows:
+        return []
+    runs = read_runs(folder)
+    shown = runs if run_id is None else [chosen_run(runs, run_id)]
+    names = {read_taxonomy(folder, digest).name for digest in {run.record.taxonomy_digest for run in shown}}
+    return [line for name in sorted(names) if (line := said_if_withdrawn(folder, name)) is not None]
+
+
+def said_if_withdrawn(folder: Folder, name: str) -> str | None:
+    """Say that a taxonomy is out of force, and how it comes back; None of one that is in force."""
+    record = find_record(folder, name)
+    return withdrawn_line(record) if record is not None and record.withdrawn else None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.output import Json, Store, print_summary, progress_bar, stoppable, store_url
+from flows.cli.output import Json, Store, print_summary, progress_bar, say, stoppable, store_url
 
 
 def register(app: typer.Typer) -> None:
@@ -60,5 +60,5 @@ def export(
         pictures=pictures,
     )
     with stoppable(), progress_bar("writing") as watch:
-        summary = run_export(request, watch)
+        summary = run_export(request, watch, say)
     print_summary(summary, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.output import Json, Store, replaced, store_url
+from flows.cli.output import Json, Store, replaced, say, store_url
 from flows.environment import end_soon
 from schemas.errors import ConfigError, QueryError
 
@@ -48,6 +48,8 @@ def sql(
     """
     end_soon()
     from storage.catalog import open_catalog
+    from storage.files import Folder
+    from storage.labels import why_unlabelled
     from storage.query import run_query
     from storage.results import write_result
 
@@ -55,7 +57,11 @@ def sql(
     if model is not None and run is not None:
         raise ConfigError(f"--run {run} shows the scores of its own model; leave out --model {model}")
     text = _stdin() if query == "-" else query
-    table = run_query(open_catalog(store_url(store), model_id=model, run_id=run), text)
+    folder = Folder(store_url(store))
+    connection = open_catalog(folder, model_id=model, run_id=run)
+    table = run_query(connection, text)
+    for line in why_unlabelled(connection, folder, run):
+        say(f"no label and no tag is shown: {line}")
     if output is None:
         write_result(table, chosen, sys.stdout.buffer, max_rows=max_rows)
         return

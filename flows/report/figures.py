@@ -21,6 +21,7 @@ from schemas.report import (
 from schemas.sample import SampleStatus, ShardStatus
 from storage.catalog import check_store, open_catalog, shown_model
 from storage.files import Folder
+from storage.labels import said_if_withdrawn
 from storage.models import read_model, read_promotion
 from storage.run_examples import labels_in_full
 from storage.run_figures import (
@@ -86,12 +87,14 @@ def _chosen(labels: Sequence[LabelFigures], named: Sequence[str] | None, run_id:
 
 def _facts(folder: Folder, runs: Sequence[StoredRun], run: StoredRun) -> RunFacts:
     record, model = run.record, read_model(folder, run.record.model_id)
+    taxonomy = read_taxonomy(folder, record.taxonomy_digest).name
     same = record.model_dump(include=RunFacts.model_fields.keys() & RunRecord.model_fields.keys())
     return RunFacts(
         **same,
         **_model_facts(model),
         shown=shown_model(runs, read_promotion(folder)) == record.model_id,
-        taxonomy=read_taxonomy(folder, record.taxonomy_digest).name,
+        taxonomy=taxonomy,
+        withdrawn=said_if_withdrawn(folder, taxonomy),
         scored_labels=len(record.vocabulary),
         finished_at=run.manifest.finished_at if run.manifest is not None else None,
     )

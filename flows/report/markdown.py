@@ -32,6 +32,7 @@ def report_markdown(report: RunReport) -> str:
         f"failed; {counted(len(report.labels), 'label')}, {report.tags:,} tags, "
         f"{counted(report.untagged, 'picture')} without any. "
         f"Model {_quoted(run.model)} ({run.model_id}), scorer {run.scorer}, calibration {run.calibration}.",
+        *([f"No label and no tag is shown: {_quoted(run.withdrawn)}"] if run.withdrawn else ()),
         *([report.time.limit] if report.time.limit else ()),
         *_table("Seconds", ("stage", "seconds"), [(k, f"{v:,.1f}") for k, v in report.time.stages.items()]),
         *_table("Failures", ("status", "images", "most frequent message", "for example"), list(_failures(report))),

@@ -17,6 +17,7 @@ from schemas.errors import ConfigError, StoreError
 from schemas.review import ReviewedLabel, ReviewExport, ReviewRequest
 from storage.catalog import open_catalog
 from storage.files import Folder
+from storage.labels import why_unlabelled
 from storage.review import ReviewLabel, ReviewPool, hidden_labels, review_labels, review_pool, shown_scorer
 from storage.runs import read_runs
 from storage.shard_pictures import StoredShard
@@ -34,7 +35,7 @@ def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, tot
     Where nothing is left to ask, nothing is written.
 
     Raises:
-        StoreError: there is no store, or nothing in it was scored.
+        StoreError: there is no store, nothing in it was scored, or all its taxonomies were withdrawn.
         ConfigError: a label that was asked for is no active label of the store, or the folder cannot be written.
     """
     _check_folder(to)
@@ -45,6 +46,9 @@ def run_export(request: ReviewRequest, to: Path, watch: Watch = lambda done, tot
                 f"the views of {request.store!r} show no score to choose by; `clipdecoder tag` or "
                 "`clipdecoder taxonomy apply` computes them"
             )
+        hidden = why_unlabelled(connection, Folder(request.store))
+        if hidden:
+            raise StoreError(f"nothing to ask: {'; '.join(hidden)}")
         labels = _asked_labels(review_labels(connection), hidden_labels(connection), request)
         ids = [label.label_id for label in labels]
         pool = review_pool(connection, ids, per_label=request.per_label, seed=request.seed)

@@ -13,14 +13,17 @@ from examples.scenes.render import taxonomy_yaml
 from flows.apply import nothing_to_do
 from flows.backfill import plan_backfill, run_backfill
 from flows.cli.app import app
+from flows.report.markdown import stored_markdown
 from flows.retraining.run import run_retrain
 from flows.retraining.status import store_status
+from flows.review.export import run_export as ask_people
 from flows.tagging.backfill_summary import describe_backfill, summarise_backfill
 from flows.taxonomies.apply_summary import describe_plan
 from flows.taxonomies.cost import cost_of
 from flows.taxonomies.withdrawal import plan_withdrawal, run_withdrawal
 from schemas.config import BackfillRequest, RetrainRequest
 from schemas.errors import StoreError, TaxonomyError
+from schemas.review import ReviewRequest
 from storage.audit import audit_run
 from storage.files import Folder
 from storage.taxonomies import digest_in_force, find_taxonomy, load_taxonomy, read_taxonomy, taxonomy_path
@@ -48,6 +51,31 @@ def test_the_views_show_no_tags_of_it_and_nothing_is_deleted(world: World) -> No
     assert before.keys() == after.keys()
     assert [Path(name).name for name in before if before[name] != after[name]] == ["t.json"]
     assert audit_run(Folder(world.store), None).ok
+
+
+def test_where_nothing_is_shown_since_then_it_is_said_why(world: World, tmp_path: Path) -> None:
+    world.tag()
+    ((run_id,),) = world.ask("select run_id from runs")
+    digest = digest_in_force(Folder(world.store), "t")
+
+    def told(*words: str) -> Any:
+        return CliRunner().invoke(app, [*words, "--store", world.store])
+
+    queried, page = ("sql", "from tags"), str(tmp_path / "page.html")
+    exported = ("export", "--sql", "select distinct dataset, shard, key from tags", "--to", str(tmp_path / "tags.csv"))
+    assert "out of force" not in told(*queried, "--run", run_id).stderr + told(*exported, "--run", run_id).stderr
+    assert told("report", run_id, "-o", page).exit_code == 0 and "out of force" not in Path(page).read_text()
+    withdraw(world)
+    for words in (queried, (*queried, "--run", run_id[:8]), exported, (*exported, "--run", run_id)):
+        said = told(*words).stderr
+        assert said.count("no label and no tag is shown: taxonomy 't' was taken out of force on ") == 1, said
+        assert f"`clipdecoder taxonomy apply {digest}`" in said and "out of force" not in told(*words).stdout
+    assert told("report", run_id, "-o", page).exit_code == 0
+    head = Path(page).read_text().partition("</header>")[0]
+    assert "taxonomy &#39;t&#39; was taken out of force" in head and f"clipdecoder taxonomy apply {digest}" in head
+    assert f"clipdecoder taxonomy apply {digest}" in stored_markdown(world.store, run_id)
+    with pytest.raises(StoreError, match=f"nothing to ask: taxonomy 't' was taken out .*taxonomy apply {digest}"):
+        ask_people(ReviewRequest(store=world.store), tmp_path / "review")
 
 
 def test_applying_it_again_brings_it_back_and_scores_nothing(world: World) -> None:
