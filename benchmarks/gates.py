@@ -4,7 +4,8 @@
 
 Two models rank the same simulated images: what is hard is hard for both, and each errs by itself on top. The new one's
 mAP falls by as much as is said, measured on many images. A world is one draw of held-out images. `plain` is a limit
-alone, as gates were; `now` is the gate: over the limit, and beyond two standard errors.
+alone, as gates were; `now` is the gate: over the limit, and beyond two standard errors. Then, of two equal models and
+one label that few images have: how often the draws alone say that the models differ.
 
 Shapes: N images, K labels.
 """
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
+from clipdecoder.judging.chance import DRAWS, LEAST_POSITIVES, draw_counts, drawn_precisions, mean_change
 from clipdecoder.judging.metrics import average_precisions, mean_or_nan
 from flows.retraining.gate_case import GateCase, HeldOut
 from flows.retraining.gates import judge
@@ -31,6 +33,7 @@ RAREST, COMMONEST = 0.02, 0.2  # share of the images that have a label
 SKILL, OWN_ERROR = 2.0, 0.5  # by how much a label raises a logit; errors of one model, where those of both are 1
 FALLS = (0.0, 0.03, 0.06, 0.12)
 IMAGES = (50, 100, 400, 1600)
+POSITIVES, RARE_WORLDS, RARE_IMAGES = (1, 2, 3, 5, 10), 300, 100  # of one label
 MANY = 50_000  # images that a model's true worth is measured on
 
 LABEL_IDS = tuple(f"l{number}" for number in range(NUM_LABELS))
@@ -50,7 +53,11 @@ class Refused:
 def draw_world(random: np.random.Generator, images: int, skill: float) -> HeldOut:
     """Return images under a model and a new one of that skill."""
     rates_K = np.linspace(RAREST, COMMONEST, NUM_LABELS)
-    targets_NK = (random.random((images, NUM_LABELS)) < rates_K).astype(np.int8)
+    return rank(random, (random.random((images, NUM_LABELS)) < rates_K).astype(np.int8), skill)
+
+
+def rank(random: np.random.Generator, targets_NK: NDArray[np.int8], skill: float) -> HeldOut:
+    """Return these images under a model and a new one of that skill."""
     hard_NK = random.normal(size=targets_NK.shape)
 
     def logits(skill: float) -> NDArray[np.float32]:
@@ -58,7 +65,7 @@ def draw_world(random: np.random.Generator, images: int, skill: float) -> HeldOu
 
     return HeldOut(
         targets_NK=targets_NK,
-        fingerprints_N=np.arange(images, dtype=np.uint64),
+        fingerprints_N=np.arange(len(targets_NK), dtype=np.uint64),
         current_NK=logits(SKILL),
         new_NK=logits(skill),
     )
@@ -106,6 +113,21 @@ def judge_worlds(fall: float, skill: float, images: int, worlds: int) -> Refused
     )
 
 
+def called_different(positives: int) -> float:
+    """Return in which share of worlds the draws tell two equal models apart, by one label that so many images have."""
+    targets_N1 = (np.arange(RARE_IMAGES) < positives).astype(np.int8)[:, None]
+    counts_RN = draw_counts(RARE_IMAGES, DRAWS, 0)
+    sure = []
+    for seed in range(RARE_WORLDS):
+        world = rank(np.random.default_rng([positives, seed]), targets_N1, SKILL)
+        both = world.new_NK, world.current_NK
+        new_1, current_1 = (average_precisions(logits_N1, targets_N1) for logits_N1 in both)
+        new_R1, current_R1 = (drawn_precisions(logits_N1, targets_N1, counts_RN) for logits_N1 in both)
+        # As if they were enough, which is what is asked here.
+        sure.append(mean_change(new_1 - current_1, new_R1 - current_R1, max(positives, LEAST_POSITIVES)).is_sure())
+    return float(np.mean(sure))
+
+
 def _model(model_id: str) -> ModelRecord:
     return ModelRecord(
         model_id=model_id,
@@ -135,8 +157,17 @@ def table(found: Sequence[Refused]) -> list[str]:
     return lines
 
 
+def rare_line() -> str:
+    """Say how often equal models are told apart, by how many images have the label."""
+    shares = ", ".join(f"{called_different(positives):.2f} of {positives}" for positives in POSITIVES)
+    return (
+        f"One label, {RARE_IMAGES} pictures, {RARE_WORLDS} worlds: share in which two equal models are told apart, by "
+        f"pictures that have it: {shares}"
+    )
+
+
 def main() -> None:
-    """Print the table."""
+    """Print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=100)
     given = parser.parse_args()
@@ -148,6 +179,8 @@ def main() -> None:
         f"limit {RetrainPolicy().max_seen_drop}; shares refused by the limit alone, and now",
         "",
         *table(found),
+        "",
+        rare_line(),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -55,7 +55,8 @@ class RetrainPolicy(BaseModel):
     )
     require_gain: bool = Field(
         default=False,
-        description="refuse a new model under which no label that asked for retraining gains beyond chance",
+        description="refuse a new model under which the labels that asked for retraining do not gain beyond chance: "
+        "one of them, judged as one of so many, or all together",
     )
     canary: str | None = Field(default=None, description="shard to compare tags on; None: the first of the store")
 
@@ -107,7 +108,8 @@ class Gate(Record):
     after: float | None  # of the new one
     passed: bool | None
     within_noise: bool = False  # over the limit, and no more than chance: it passes
-    interval: tuple[float, float] | None = None  # of `after - before`: two standard errors to either side
+    # Of `after - before`: two standard errors to either side; more for `positive_rate`, the largest of several changes.
+    interval: tuple[float, float] | None = None
     why: str
 
 
@@ -120,7 +122,9 @@ class LabelComparison(Record):
     positives: int  # among the held-out images
     ap_before: float | None
     ap_after: float | None
-    ap_interval: tuple[float, float] | None = None  # of `ap_after - ap_before`: two standard errors to either side
+    # Of `ap_after - ap_before`: two standard errors to either side, and more if several labels are looked at together,
+    # which are those that asked, and the others. None if too few pictures tell.
+    ap_interval: tuple[float, float] | None = None
     rate_before: float | None  # share of canary images that are tagged with it
     rate_after: float | None
 
@@ -137,7 +141,7 @@ class GateReport(Record):
     canary_images: int
     gates: tuple[Gate, ...]
     labels: tuple[LabelComparison, ...]
-    gained: tuple[str, ...] = ()  # labels that asked for retraining and rank held-out pictures better, beyond chance
+    gained: tuple[str, ...] = ()  # labels that asked, and whose `ap_interval` is above 0
     passed: bool
     at: datetime
 
@@ -145,6 +149,12 @@ class GateReport(Record):
     def asked(self) -> tuple[LabelComparison, ...]:
         """Labels that asked for retraining and can be compared."""
         return tuple(label for label in self.labels if label.asked and label.ap_before is not None)
+
+    @property
+    def gained_together(self) -> bool:
+        """Whether the labels that asked for retraining gained beyond chance, all taken together."""
+        intervals = (gate.interval for gate in self.gates if gate.name == "asked_map")
+        return any(interval is not None and interval[0] > 0 for interval in intervals)
 
     @property
     def holding(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Shapes: N images, K labels, R draws of as many images, C images of which a label
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -22,6 +22,9 @@ DRAWS = 200
 # Of fewer pictures that have a label, the draws do not tell how another few would have been ranked.
 LEAST_POSITIVES = 3
 
+# How often each image is drawn. A byte is enough: 256 times the same one is rarer than one in 10^500.
+Counts = NDArray[np.uint8]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -29,17 +32,27 @@ class Change:
 
     value: float
     error: float  # standard error
+    comparisons: int = 1  # changes that are looked at together: the largest of them goes further by chance
+
+    def among(self, comparisons: int) -> Change:
+        """Return the same change as one of so many."""
+        return replace(self, comparisons=comparisons)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """Where the true change lies, unless chance played a rare trick; None where nothing is known of it."""
         if np.isnan(self.error):
             return None
-        return self.value - SURE_ERRORS * self.error, self.value + SURE_ERRORS * self.error
+        reach = sure_errors(self.comparisons) * self.error
+        return self.value - reach, self.value + reach
 
-    def is_sure(self, comparisons: int = 1) -> bool:
-        """Whether it is more than chance, as the largest of several changes that are looked at."""
-        return bool(abs(self.value) > sure_errors(comparisons) * self.error)
+    def is_sure(self) -> bool:
+        """Whether it is more than chance: its interval leaves out 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    def is_gain(self) -> bool:
+        """Whether it is a rise, and more than chance."""
+        return self.is_sure() and self.value > 0
 
 
 def sure_errors(comparisons: int) -> float:
@@ -65,22 +78,24 @@ def mean_change(change_K: Floats, drawn_RK: Floats, positives: int) -> Change:
     return Change(value=mean_or_nan(change_K), error=float(known.std(ddof=1)) if enough else float("nan"))
 
 
-def draw_counts(num_images: int, draws: int, seed: int | Sequence[int]) -> NDArray[np.int32]:
+def draw_counts(num_images: int, draws: int, seed: int | Sequence[int]) -> Counts:
     """Return counts_RN: how often each image is drawn when as many are drawn with replacement."""
-    if not num_images:
-        return np.zeros((draws, 0), np.int32)
-    drawn_RN = np.random.default_rng(seed).integers(num_images, size=(draws, num_images))
-    return np.stack([np.bincount(drawn_N, minlength=num_images) for drawn_N in drawn_RN]).astype(np.int32)
+    counts_RN = np.zeros((draws, num_images), np.uint8)
+    if num_images:
+        random = np.random.default_rng(seed)
+        for counts_N in counts_RN:  # one draw at a time is in memory
+            counts_N[:] = np.bincount(random.integers(num_images, size=num_images), minlength=num_images)
+    return counts_RN
 
 
-def drawn_precisions(logits_NK: Floats, targets_NK: Targets8, counts_RN: NDArray[np.int32]) -> NDArray[np.float64]:
+def drawn_precisions(logits_NK: Floats, targets_NK: Targets8, counts_RN: Counts) -> NDArray[np.float64]:
     """Return precisions_RK: each label's average precision in each draw, NaN where a draw has no yes or no no."""
     columns = zip(logits_NK.T, targets_NK.T, strict=True)
     found = [drawn_precision(logits_N, targets_N, counts_RN) for logits_N, targets_N in columns]
     return np.stack(found, axis=1) if found else np.empty((len(counts_RN), 0))
 
 
-def drawn_precision(logits_N: Floats, targets_N: Targets8, counts_RN: NDArray[np.int32]) -> NDArray[np.float64]:
+def drawn_precision(logits_N: Floats, targets_N: Targets8, counts_RN: Counts) -> NDArray[np.float64]:
     """Return precisions_R of one label: `average_precision` of images that count several times, or not at all."""
     known = np.flatnonzero(targets_N >= 0)
     order_C = known[np.argsort(-logits_N[known], kind="stable")]
@@ -92,9 +107,7 @@ def drawn_precision(logits_N: Floats, targets_N: Targets8, counts_RN: NDArray[np
     return np.concatenate([_weighted_precision(counts_RC, targets_N[order_C], last_T) for counts_RC in chunks])
 
 
-def _weighted_precision(
-    counts_RC: NDArray[np.int32], targets_C: Targets8, last_T: NDArray[np.intp]
-) -> NDArray[np.float64]:
+def _weighted_precision(counts_RC: Counts, targets_C: Targets8, last_T: NDArray[np.intp]) -> NDArray[np.float64]:
     """Return the area under each draw's precision-recall steps; columns by falling logit, steps end at `last_T`."""
     predicted_RT = np.cumsum(counts_RC, axis=1)[:, last_T]
     true_RT = np.cumsum(counts_RC * targets_C, axis=1)[:, last_T]

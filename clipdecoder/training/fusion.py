@@ -16,7 +16,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdecoder.judging.chance import SURE_ERRORS, draw_counts, drawn_precision
+from clipdecoder.judging.chance import SURE_ERRORS, Counts, draw_counts, drawn_precision
 from clipdecoder.judging.metrics import Targets8, average_precision, average_precisions, rankable_labels
 from schemas.checkpoint import Branch, Group
 
@@ -124,7 +124,7 @@ def _fused(logits: Mapping[Branch, NDArray[np.float32]], weights: Mapping[Branch
 
 
 def _is_better(
-    tried_N: NDArray[np.float32], shared_N: NDArray[np.float32], targets_N: Targets8, counts_RN: NDArray[np.int32]
+    tried_N: NDArray[np.float32], shared_N: NDArray[np.float32], targets_N: Targets8, counts_RN: Counts
 ) -> bool:
     """Whether one ranking of the images is better than another, beyond chance."""
     if average_precision(tried_N, targets_N) < average_precision(shared_N, targets_N) + OWN_GAIN:

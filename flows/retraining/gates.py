@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clipdecoder.judging.metrics import number_or_none
@@ -37,26 +38,34 @@ def judge(case: GateCase) -> Judgement:
     the new model; and a gain that the policy requires must be measured.
     """
     precisions = precisions_of(case)
-    enough = precisions is not None and precisions.images >= case.policy.min_held_out
-    if precisions is None or not enough:
-        images = precisions.images if precisions is not None else 0
+    images = precisions.images if precisions is not None else 0
+    judged = precisions if images >= case.policy.min_held_out else None
+    if judged is None:
         ranking = unmeasured_ranking(
             case, f"{images} held-out images, {case.policy.min_held_out} needed: annotate more"
         )
     else:
-        ranking = ranking_gates(case, precisions)
+        ranking = ranking_gates(case, judged)
     gates = (*ranking, *tag_gates(case))
     return Judgement(
-        images=precisions.images if precisions is not None else 0,
+        images=images,
         left_aside=precisions.left_aside if precisions is not None else 0,
         gates=gates,
-        labels=tuple(_labels(case, precisions)),
-        gained=gained_labels(case, precisions) if enough else (),
-        passed=enough and all(gate.passed is not False for gate in gates),
+        labels=tuple(_labels(case, precisions, _intervals(case, judged) if judged is not None else {})),
+        gained=gained_labels(case, judged) if judged is not None else (),
+        passed=judged is not None and all(gate.passed is not False for gate in gates),
     )
 
 
-def _labels(case: GateCase, precisions: Precisions | None) -> list[LabelComparison]:
+def _intervals(case: GateCase, precisions: Precisions) -> dict[int, tuple[float, float] | None]:
+    """Return by column where each label's change lies: as one of those that asked, or as one of the others."""
+    changes = precisions.label_changes(case.asking_K) | precisions.label_changes(~case.asking_K)
+    return {column: change.interval for column, change in changes.items()}
+
+
+def _labels(
+    case: GateCase, precisions: Precisions | None, intervals: Mapping[int, tuple[float, float] | None]
+) -> list[LabelComparison]:
     """Return the labels that a model was trained on or that have positives here, in the order of the taxonomy."""
     current_K, new_K = case.seen_K(case.current), case.seen_K(case.new)
     found = []
@@ -64,7 +73,6 @@ def _labels(case: GateCase, precisions: Precisions | None) -> list[LabelComparis
         positives = int(precisions.positives_K[column]) if precisions is not None else 0
         if not (positives or current_K[column] or new_K[column]):
             continue
-        known = precisions is not None and precisions.rankable_K[column]
         found.append(
             LabelComparison(
                 label_id=label_id,
@@ -73,7 +81,7 @@ def _labels(case: GateCase, precisions: Precisions | None) -> list[LabelComparis
                 positives=positives,
                 ap_before=number_or_none(precisions.current_K[column]) if precisions is not None else None,
                 ap_after=number_or_none(precisions.new_K[column]) if precisions is not None else None,
-                ap_interval=precisions.label_change(column).interval if precisions is not None and known else None,
+                ap_interval=intervals.get(column),
                 rate_before=_rate(case.tagged, "current_CK", column),
                 rate_after=_rate(case.tagged, "new_CK", column),
             )

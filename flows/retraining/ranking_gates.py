@@ -22,6 +22,7 @@ from schemas.counts import counted
 from schemas.retraining import Gate, GateName
 
 _SEED = 0  # of the draws: the same pictures give the same gates
+_REQUIRED = "a gain is required (require_gain)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,12 @@ class Precisions:
         change_K = (self.new_K - self.current_K)[group_K]
         return mean_change(change_K, self.drawn_RK[:, group_K], int(self.positives_K[group_K].sum()))
 
-    def label_change(self, column: int) -> Change:
-        """Return how one label's average precision changes."""
-        return self.change(np.arange(len(self.current_K)) == column)
+    def label_changes(self, group_K: NDArray[np.bool_]) -> dict[int, Change]:
+        """Return by column how the average precision of each of some labels changes, as one of so many changes."""
+        columns = np.flatnonzero(group_K & self.rankable_K).tolist()
+        changes = {column: self.change(np.arange(len(group_K)) == column) for column in columns}
+        looked_at = sum(change.interval is not None for change in changes.values())  # of the others nothing can be told
+        return {column: change.among(looked_at) for column, change in changes.items()}
 
 
 def precisions_of(case: GateCase) -> Precisions | None:
@@ -97,15 +101,10 @@ def ranking_gates(case: GateCase, precisions: Precisions) -> tuple[Gate, ...]:
     )
 
 
-def gained_labels(case: GateCase, precisions: Precisions | None) -> tuple[str, ...]:
-    """Return the labels that asked for retraining and rank held-out pictures better now, beyond chance."""
-    if precisions is None:
-        return ()
-    columns = np.flatnonzero(case.asking_K & precisions.rankable_K).tolist()
-    changes = {column: precisions.label_change(column) for column in columns}
-    looked_at = sum(change.interval is not None for change in changes.values())  # of the others nothing can be told
-    sure = [column for column, change in changes.items() if change.value > 0 and change.is_sure(looked_at)]
-    return tuple(case.label_ids[column] for column in sure)
+def gained_labels(case: GateCase, precisions: Precisions) -> tuple[str, ...]:
+    """Return the labels that asked for retraining and gained, each beyond chance as one of so many."""
+    changes = precisions.label_changes(case.asking_K)
+    return tuple(case.label_ids[column] for column, change in changes.items() if change.is_gain())
 
 
 def _gate(name: GateName, limit: float, precisions: Precisions, group_K: NDArray[np.bool_], whose: str) -> Gate:
@@ -125,8 +124,9 @@ def _gate(name: GateName, limit: float, precisions: Precisions, group_K: NDArray
 
 
 def _asked_gate(case: GateCase, precisions: Precisions) -> Gate:
-    """Return the gate on the labels that asked: they may not lose, and, if the policy says so, one must gain.
+    """Return the gate on the labels that asked: they may not lose, and, if the policy says so, they must gain.
 
+    They gained if one of them did, beyond chance among so many, or if all did together.
     Few of them have many held-out pictures, so that most gains are real and within noise; hence no gain is the usual
     answer, and refuses nothing by itself.
     """
@@ -134,7 +134,7 @@ def _asked_gate(case: GateCase, precisions: Precisions) -> Gate:
     if not found.any():
         return _unknown_gain(case, f"no label {whose} has positives and negatives among the held-out images")
     change, over = precisions.change(found), _over(precisions, found, 0.0)
-    gained = gained_labels(case, precisions) or (change.value > 0 and change.is_sure())
+    gained = change.is_gain() or gained_labels(case, precisions)
     gate = measured(
         "asked_map",
         0.0,
@@ -146,9 +146,10 @@ def _asked_gate(case: GateCase, precisions: Precisions) -> Gate:
     )
     if gained or not gate.passed:
         return gate
-    why = f"{gate.why}; none of them gained beyond chance"
+    several = ", neither of one of them nor of all together" if found.sum() > 1 else ""
+    why = f"{gate.why}; no gain beyond chance{several}"
     if case.policy.require_gain:
-        return gate.model_copy(update={"passed": False, "within_noise": False, "why": f"{why}, and one must"})
+        return gate.model_copy(update={"passed": False, "within_noise": False, "why": f"{why}; {_REQUIRED}"})
     return gate.model_copy(update={"why": why})
 
 
@@ -156,7 +157,7 @@ def _unknown_gain(case: GateCase, why: str) -> Gate:
     gate = unmeasured("asked_map", 0.0, why)
     if not case.policy.require_gain or not case.asking_K.any():
         return gate
-    return gate.model_copy(update={"passed": False, "why": f"{gate.why}; a gain is required (require_gain)"})
+    return gate.model_copy(update={"passed": False, "why": f"{gate.why}; {_REQUIRED}"})
 
 
 def _maps(precisions: Precisions, group_K: NDArray[np.bool_]) -> tuple[float, float]:

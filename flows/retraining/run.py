@@ -18,7 +18,7 @@ from flows.retraining.current import held_out_labels, recipe_of
 from flows.retraining.decide import decide
 from flows.retraining.evidence import ShardKey
 from flows.retraining.sources import Canary, Needs, annotated_reports, datasets_of, find_canary, usable
-from flows.retraining.summary import asked_line, some
+from flows.retraining.summary import asked_line, some, trained_for
 from flows.train import TrainWatch, run_train
 from flows.training.plan import TrainPlan, plan_train
 from schemas.config import DEFAULT_MODEL, EncodeOptions, RetrainRequest, TrainRequest
@@ -111,8 +111,8 @@ class _Retraining:
             reasons = [f"{gate.name}: {gate.why}" for gate in report.gates if gate.name in report.holding]
             reasons += [asked_line(report)] if report.asked else []
             return _outcome(self.decision, "refused", new.model_id, tuple(reasons))
-        learned = [label.label_id for label in report.labels if label.group == "learned"]
-        promote(self.folder, new.model_id, f"retraining {self.decision.decision_id} learned {some(learned)}")
+        why = f"retraining {self.decision.decision_id} {trained_for(report, self.decision.asking)}"
+        promote(self.folder, new.model_id, why)
         return _outcome(self.decision, "promoted", new.model_id, tuple(_praise(report)))
 
     def _is_current(self, new: ModelRecord) -> RetrainOutcome:
@@ -215,7 +215,7 @@ def _praise(report: GateReport) -> Iterator[str]:
     learned = [label for label in learned if label.ap_before is not None]
     if learned:
         gains = some(f"{label.label_id} {percent(label.ap_before)} -> {percent(label.ap_after)} %" for label in learned)
-        yield f"also learned {counted(len(learned), 'label')}, with average precision before and after: {gains}"
+        yield f"also trained on {counted(len(learned), 'label')}, with average precision before and after: {gains}"
     passed, unmeasured = (
         [f"{gate.name} ({gate.why})" for gate in report.gates if gate.passed is verdict] for verdict in (True, None)
     )

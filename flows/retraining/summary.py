@@ -14,6 +14,7 @@ LABEL_COLUMNS = ("label", "group", "positives", "AP before", "AP after", "AP cha
 EVIDENCE_COLUMNS = ("label", "positives", "negatives", "seen", "retrain", "reason")
 
 _NAMED = 5  # of a list in a sentence
+_UNTOLD = "too few held-out pictures to tell"
 _LIMITS = {
     "seen_map": "falls by {} at most",
     "novel_map": "falls by {} at most",
@@ -58,11 +59,21 @@ def asked_line(report: GateReport) -> str:
     """Say what the labels gained that asked for retraining; the surest gains first."""
     ranked = sorted(report.asked, key=lambda label: (label.label_id not in report.gained, label.label_id))
     told = some(f"{label.label_id} {_change_of(label)}" for label in ranked)
-    compared = counted(len(report.asked), "label")
-    how_many = f"{len(report.gained)} of {compared} that asked for retraining gained beyond chance"
-    if not report.gained:
-        how_many = f"no label that asked for retraining gained beyond chance, of {len(report.asked)} compared"
-    return f"{how_many}; average precision in %: {told}"
+    compared = f"{counted(len(report.asked), 'compared label')} that asked for retraining"
+    how_many = f"{len(report.gained) or 'none'} of {compared} gained beyond chance"
+    if report.gained_together and not report.gained:
+        how_many = f"{compared} gained beyond chance all together, and none by itself"
+    looked_at = sum(label.ap_interval is not None for label in report.asked)
+    lies = f" (where the change lies, as one of {looked_at})" if looked_at > 1 else ""
+    return f"{how_many}; average precision in %{lies}: {told}"
+
+
+def trained_for(report: GateReport, asking: Iterable[str]) -> str:
+    """Say which labels a model was trained for, and what became of each."""
+    compared = {label.label_id: label for label in report.asked}
+    told = some(f"{label_id} ({_became(compared.get(label_id))})" for label_id in asking)
+    together = "; all together they gained beyond chance" if report.gained_together and not report.gained else ""
+    return f"for {told}{together}"
 
 
 def some(words: Iterable[str]) -> str:
@@ -71,9 +82,16 @@ def some(words: Iterable[str]) -> str:
     return ", ".join(first[:_NAMED]) + f" and {len(first) - _NAMED} more" * (len(first) > _NAMED) or "nothing new"
 
 
+def _became(label: LabelComparison | None) -> str:
+    if label is None or label.ap_interval is None:
+        return _UNTOLD
+    low, high = label.ap_interval
+    return "gained" if low > 0 else "fell" if high < 0 else "within noise"
+
+
 def _change_of(label: LabelComparison) -> str:
-    change = f" ({_interval(label.ap_interval, 100, 1)})" if label.ap_interval is not None else ""
-    return f"{percent(label.ap_before)} -> {percent(label.ap_after)}{change}"
+    change = _interval(label.ap_interval, 100, 1) if label.ap_interval is not None else _UNTOLD
+    return f"{percent(label.ap_before)} -> {percent(label.ap_after)} ({change})"
 
 
 def _interval(interval: tuple[float, float], factor: float, decimals: int) -> str:

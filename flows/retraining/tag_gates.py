@@ -39,11 +39,14 @@ def _rate_gate(limit: float, label_ids: Sequence[str], current: Tags, new: Tags)
     looked_at = np.flatnonzero(~np.isnan(changes_S)).tolist()
     if not looked_at:
         return unmeasured("positive_rate", limit, f"no label is tagged on {MIN_TAGGED} canary images or more")
-    found = {label: Change(value=float(changes_S[label]), error=float(errors_S[label])) for label in looked_at}
+    found = {
+        label: Change(value=float(changes_S[label]), error=float(errors_S[label]), comparisons=len(looked_at))
+        for label in looked_at
+    }
 
     def failing(label: int) -> tuple[bool, float]:
         size = abs(found[label].value)
-        return size > limit + ROUNDING and found[label].is_sure(len(looked_at)), size
+        return size > limit + ROUNDING and found[label].is_sure(), size
 
     worst = max(looked_at, key=failing)
     sure, size = failing(worst)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,8 +80,26 @@ def test_the_more_is_looked_at_the_more_it_takes() -> None:
     assert sure_errors(1) == sure_errors(0) == pytest.approx(2)
     assert sure_errors(20) == pytest.approx(3.05, abs=0.01) and sure_errors(1000) == pytest.approx(4.08, abs=0.01)
     change = Change(value=-0.05, error=0.02)
-    assert change.is_sure() and not change.is_sure(20)
+    assert change.is_sure() and not change.among(20).is_sure()
     assert change.interval == pytest.approx((-0.09, -0.01))
+    assert change.among(20).interval == pytest.approx((-0.111, 0.011), abs=0.001)
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.integers(0, 2000))
+def test_what_is_sure_has_an_interval_without_0(value: float, error: float, comparisons: int) -> None:
+    change = Change(value=value, error=error, comparisons=comparisons)
+    assert change.interval is not None
+    assert change.is_sure() == (abs(value) > sure_errors(comparisons) * error)
+    assert change.is_gain() == (change.interval[0] > 0)
+
+
+def test_draws_hold_one_draw_beside_the_counts_in_memory() -> None:
+    images = 200_000
+    tracemalloc.start()
+    counts_RN = draw_counts(images, DRAWS, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < counts_RN.nbytes + 32 * images == DRAWS * images + 32 * images
 
 
 def test_a_model_does_not_differ_from_itself() -> None:

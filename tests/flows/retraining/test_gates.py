@@ -173,10 +173,12 @@ def test_what_asked_and_gained_nothing_is_said_and_promoted_unless_a_gain_is_req
     same = {"held": held((9, 9, 1, 1), (9, 9, 1, 1))}
     judgement = judge(case(**same))
     assert judgement.passed and judgement.gained == ()
-    assert gate(judgement, "asked_map").why.endswith("none of them gained beyond chance")
+    assert gate(judgement, "asked_map").why.endswith("; no gain beyond chance")
+    both = judge(case(**same, asking=frozenset("cd")))
+    assert gate(both, "asked_map").why.endswith("no gain beyond chance, neither of one of them nor of all together")
     strict = POLICY.model_copy(update={"require_gain": True})
     refused = judge(case(**same, policy=strict))
-    assert not refused.passed and gate(refused, "asked_map").why.endswith("and one must")
+    assert not refused.passed and gate(refused, "asked_map").why.endswith("a gain is required (require_gain)")
     assert judge(case(policy=strict)).passed, "c gained"
 
 
@@ -186,6 +188,31 @@ def test_a_gain_that_is_required_must_be_measured() -> None:
     assert gate(judge(case(held=nobody)), "asked_map").passed is None and judge(case(held=nobody)).passed
     refused = judge(case(held=nobody, policy=POLICY.model_copy(update={"require_gain": True})))
     assert not refused.passed and "a gain is required" in gate(refused, "asked_map").why
+
+
+def interval_of(judgement: Judgement, label_id: str) -> tuple[float, float]:
+    (label,) = (label for label in judgement.labels if label.label_id == label_id)
+    assert label.ap_interval is not None
+    return label.ap_interval
+
+
+def test_labels_that_gain_together_and_none_by_itself_gained() -> None:
+    """Each gain is beyond chance alone, and not as one of four; all four together are, and the gate goes by that."""
+    asked = {"held": held((1.3, 1.3, 1.3, 1.3), (1, 1, 1, 1), apart=0.4), "asking": frozenset(LABELS)}
+    judgement = judge(case(**asked, policy=POLICY.model_copy(update={"require_gain": True})))
+    found = gate(judgement, "asked_map")
+    assert found.passed and found.interval is not None and found.interval[0] > 0 and judgement.gained == ()
+    assert all(interval_of(judgement, label_id)[0] <= 0 for label_id in LABELS), "what is printed agrees"
+    alone = judge(case(**(asked | {"asking": frozenset("a")})))
+    assert interval_of(alone, "a")[1] - interval_of(alone, "a")[0] < np.diff(interval_of(judgement, "a"))
+
+
+def test_the_label_whose_rate_changes_most_has_the_interval_of_one_of_many() -> None:
+    changed = {"current_CK": tags(0.5, 0.5, 0, 0), "new_CK": tags(0.5, 0.3, 0, 0)}
+    both = gate(judge(case(tagged=Tagged(**changed))), "positive_rate")
+    alone = gate(judge(case(tagged=Tagged(**changed), current=model("old", "b"))), "positive_rate")
+    assert both.interval is not None and alone.interval is not None
+    assert both.interval[0] < alone.interval[0] < alone.interval[1] < both.interval[1] < 0
 
 
 def test_what_asked_may_not_lose() -> None:
@@ -206,7 +233,7 @@ def test_one_of_many_that_asked_gains_more_easily_by_chance_and_is_held_to_more(
     wide.new_NK[:, 0] = noise.new_NK[:, 0]
     ids = tuple(f"label-{number}" for number in range(wide.targets_NK.shape[1]))
     many = judge(case(held=wide, label_ids=ids, asking=frozenset(ids), tagged="not looked at"))
-    assert many.gained == ()
+    assert many.gained == () and interval_of(many, ids[0])[0] <= 0, "what is printed is what is judged by"
     few = wide.targets_NK[:, 1:]
     few[few.cumsum(axis=0) > 2] = 0
     assert judge(case(held=wide, label_ids=ids, asking=frozenset(ids), tagged="not looked at")).gained == ids[:1], (
@@ -265,7 +292,7 @@ def test_if_the_old_model_learned_from_all_of_a_few_images_nothing_is_known() ->
 @pytest.mark.parametrize("images", [None, held((9, 9, 9, 1), (9, 9, 1, 1)).rows(np.arange(IMAGES) < 19)])
 def test_with_too_few_images_nothing_is_known_and_the_old_model_stays(images: HeldOut | None) -> None:
     judgement = judge(case(held=images))
-    assert not judgement.passed
+    assert not judgement.passed and not any(label.ap_interval for label in judgement.labels)
     assert all(gate(judgement, name).passed is None for name in ("seen_map", "novel_map"))
     assert "20 needed" in gate(judgement, "seen_map").why
 

@@ -118,14 +118,15 @@ def test_a_label_with_answers_is_learned_and_the_new_model_promoted(before: Grow
     learned = next(label for label in report.labels if label.label_id == NEW)
     assert learned.group == "learned" and learned.ap_before is not None and learned.ap_after is not None
     assert report.asked == (learned,) and learned.ap_interval is not None
-    said = f"that asked for retraining gained beyond chance{';' if report.gained else ','}"
+    said = f"{'1' if report.gained else 'none'} of 1 compared label that asked for retraining gained beyond chance;"
     card = read_card(folder, new)
     assert said in outcome.reasons[0] and NEW in outcome.reasons[0]
     assert card.count("## Against the model before") == 1 and said in card and "seen_map" in card
     assert {label.label_id for label in report.labels if label.group == "novel"} <= set(NOVEL)
     promotion = read_promotion(folder)
     assert promotion is not None and promotion.history == (before[1],) and promotion.forced == ()
-    assert decision.decision_id in promotion.reason and NEW in promotion.reason
+    became = "gained" if report.gained else "within noise"
+    assert promotion.reason == f"retraining {decision.decision_id} for {NEW} ({became})"
 
 
 def test_gates_of_before_chance_was_told_from_change_are_read(after: Grown, tmp_path: Path) -> None:
