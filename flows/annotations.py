@@ -20,7 +20,7 @@ from storage.annotations import Annotation, write_annotations
 from storage.catalog import open_catalog
 from storage.files import Folder
 from storage.patterns import SHARD_SUFFIXES
-from storage.picture_keys import MatchedPictures, match_pictures
+from storage.picture_keys import MatchedPictures, match_pictures, match_two
 from storage.taxonomies import find_taxonomy
 
 _EXAMPLES = 5
@@ -70,8 +70,12 @@ def run_import(request: ImportRequest) -> ImportReport:
         taxonomy = find_taxonomy(folder, request.taxonomy)
         content = read_annotation_file(request.file, request.format)
         entries = [_placed(entry, request) for entry in content.entries]
-        _check_rows(content, request)
         matched = match_pictures(connection, (entry.picture for entry in entries))
+        torn = match_two(connection, [(entry.picture, entry.beside) for entry in entries], matched)
+        bad = [_torn(entry, key) for entry, key in zip(entries, torn, strict=True) if key is not None]
+        entries = [entry for entry, key in zip(entries, torn, strict=True) if key is None]
+        content = replace(content, entries=entries, bad=[*content.bad, *bad])
+        _check_rows(content, request)
         _check_pictures(matched, request)
         words = LabelWords(taxonomy)
         said = list(_said(entries, matched, words, request))
@@ -106,7 +110,15 @@ def _placed(entry: Entry, request: ImportRequest) -> Entry:
     dataset, shard = entry.picture.dataset or request.dataset, entry.picture.shard
     for suffix in SHARD_SUFFIXES:
         shard = shard.removesuffix(suffix) if shard is not None else None
-    return replace(entry, picture=replace(entry.picture, dataset=dataset, shard=shard))
+    beside = replace(entry.beside, dataset=dataset, shard=shard) if entry.beside is not None else None
+    return replace(entry, picture=replace(entry.picture, dataset=dataset, shard=shard), beside=beside)
+
+
+def _torn(entry: Entry, key: str) -> str:
+    """Return what is wrong with a row whose path is the sample of another key than the one that it has."""
+    path = entry.beside.name if entry.beside is not None else ""
+    both = f"key {entry.picture.name!r} and path {path!r}"
+    return f"{both} name two pictures (the path is {key!r}); leave one of them empty"
 
 
 def _said(
@@ -180,7 +192,8 @@ def _check_rows(content: FileContent, request: ImportRequest) -> None:
         return
     if content.bad:
         problems = "\n  ".join(content.bad[:_EXAMPLES])
-        raise RequestError(f"{request.file!r}: none of its {len(content.bad)} rows can be read:\n  {problems}")
+        rows = counted(len(content.bad), "row")
+        raise RequestError(f"{request.file!r} has {rows}, and none can be read:\n  {problems}")
     hint = f": of {counted(content.unanswered, 'task')} none has an answer yet" if content.unanswered else ""
     raise RequestError(f"{request.file!r} says nothing about any picture{hint}")
 
@@ -212,7 +225,7 @@ def _check_labels(
     if labels:
         return
     if not words.unknown:
-        bad = f" ({len(content.bad)} of its rows cannot be read: {content.bad[0]}, ...)" if content.bad else ""
+        bad = f" ({counted(len(content.bad), 'row', 'cannot')} be read: {content.bad[0]}, ...)" if content.bad else ""
         listed = ", ".join(content.words[:_EXAMPLES]) + (", ..." if len(content.words) > _EXAMPLES else "")
         hint = (
             f"; it lists {listed}: if somebody looked for all of them on every picture, give --complete, which takes "

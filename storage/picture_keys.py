@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -38,10 +38,10 @@ class MatchedPictures:
 def match_pictures(connection: duckdb.DuckDBPyConnection, pictures: Iterable[Picture]) -> MatchedPictures:
     """Return the key of each picture.
 
-    A key is a key. A path is that of the sample whose key it is with or without its extension; else of the one whose
-    key, folder by folder from the end, has the same path as far as both go: `train/17.jpg` is `images/train/17`, and
-    also `17`. If several keys fit so, it is ambiguous. A path that no sample has becomes the key that `pack` would
-    give it.
+    A key is a key; where no sample has it, the one that it is without the spaces about it. A path is that of the
+    sample whose key it is with or without its extension; else of the one whose key, folder by folder from the end,
+    has the same path as far as both go: `train/17.jpg` is `images/train/17`, and also `17`. If several keys fit so,
+    it is ambiguous. A path that no sample has becomes the key that `pack` would give it.
 
     Args:
         connection: an open catalog.
@@ -63,6 +63,33 @@ def match_pictures(connection: duckdb.DuckDBPyConnection, pictures: Iterable[Pic
     return matched
 
 
+def match_two(
+    connection: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[Picture, Picture | None]], matched: MatchedPictures
+) -> list[str | None]:
+    """Return for each pair the key of its second picture, a path, where both are samples and not the same; else None.
+
+    Args:
+        connection: an open catalog.
+        pairs: pictures, each with the path that stands beside its key, if any.
+        matched: the first of each pair.
+
+    Raises:
+        StoreError: a file of the store cannot be read.
+    """
+    paths = [path for _, path in pairs if path is not None]
+    if not paths:
+        return [None] * len(pairs)
+    beside = match_pictures(connection, paths)
+    unknown = {*matched.unknown, *beside.unknown}
+
+    def other(picture: Picture, path: Picture | None) -> str | None:
+        if path is None or picture in unknown or path in unknown or path not in beside.keys:
+            return None
+        return None if _fits(matched.keys[picture], _spellings(path)) else beside.keys[path]
+
+    return [other(*pair) for pair in pairs]
+
+
 def _match(picture: Picture, samples: dict[str, list[tuple[str, str, str]]], matched: MatchedPictures) -> None:
     spellings = _spellings(picture)
     near = {
@@ -76,7 +103,7 @@ def _match(picture: Picture, samples: dict[str, list[tuple[str, str, str]]], mat
     if len(fitting) > 1:
         matched.ambiguous[picture] = fitting
         return
-    matched.keys[picture] = fitting[0] if fitting else spellings[-1]
+    matched.keys[picture] = fitting[0] if fitting else picture.name if picture.is_key else spellings[-1]
     if not fitting:
         matched.unknown.append(picture)
         places = {
@@ -92,7 +119,7 @@ def _match(picture: Picture, samples: dict[str, list[tuple[str, str, str]]], mat
 def _spellings(picture: Picture) -> list[str]:
     """Return what the key could be, the likeliest first, and last what `pack` would make it."""
     if picture.is_key:
-        return [picture.name]
+        return list(dict.fromkeys((picture.name, picture.name.strip())))
     path = posixpath.normpath(picture.name).lstrip("/")
     while path.startswith("../"):
         path = path[3:]

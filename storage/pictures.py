@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import posixpath
@@ -179,8 +178,8 @@ def _csv_rows(folder: Folder, name: str, source: str) -> Iterator[_Row]:
         reason = error.__cause__ or error
         raise RequestError(f"cannot read {source!r}: {reason}; name a CSV or a folder that is there") from error
 
-    def refuse(number: int, error: csv.Error) -> None:
-        raise RequestError(f"{source}:{number}: not a CSV: {error}; put the cell in quotes") from None
+    def refuse(number: int, problem: str) -> None:
+        raise RequestError(f"{source}:{number}: not a CSV: {problem}")
 
     rows = iter_csv_rows(data, source, (*PATH_COLUMNS, *LABEL_COLUMNS, "key"), refuse)
     _, header = next(rows, (0, []))

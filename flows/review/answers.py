@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flows.review.label_studio import ExportedTask
 from schemas.annotations import MAX_AHEAD
+from schemas.counts import counted
 from schemas.errors import RequestError
 from schemas.review import ANSWERS_FORMAT, AnswersFile, ReviewImport
 from storage.annotation_precedence import count_outdated
@@ -51,7 +52,7 @@ def run_import(store: str, location: str) -> ReviewImport:
         strange = sum((each.dataset, each.shard, each.key) not in known for each in annotations)
         if strange == len(annotations):
             raise RequestError(
-                f"{location}: the store {store!r} has none of its {strange} pictures, such as "
+                f"{location}: the store {store!r} does not have its {counted(strange, 'picture')}, such as "
                 f"{annotations[0].key!r} of {annotations[0].dataset!r}; give the store that the questions came from"
             )
         # As of now, and not at their own time, which would count before every later answer.

@@ -38,6 +38,7 @@ class Entry:
     said: tuple[tuple[str, int | None], ...]  # word; 1 yes, 0 no, None unsure
     at: datetime | None = None
     source: str | None = None
+    beside: Picture | None = None  # by path, where `picture` is by key: both should be the same sample
 
 
 @dataclass(kw_only=True)

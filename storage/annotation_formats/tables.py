@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -33,12 +33,13 @@ def read_csv(data: bytes, name: str) -> FileContent:
     """Return what a CSV says, in any of the ways in which spreadsheets write one. A bad line does not end it.
 
     Raises:
-        RequestError: it is neither UTF-8 nor UTF-16, or its columns say nothing of pictures and labels.
+        RequestError: it is neither UTF-8 nor UTF-16, its header cannot be parsed, or its columns say nothing of
+            pictures and labels.
     """
     content = FileContent(format="csv")
 
-    def on_bad(number: int, error: csv.Error) -> None:
-        content.bad.append(f"line {number}: {error}; put cells with quotes, separators or line ends in quotes")
+    def on_bad(number: int, problem: str) -> None:
+        content.bad.append(f"line {number}: {problem}")
 
     rows = iter_csv_rows(data, name, _KNOWN, on_bad)
     _, header = next(rows, (0, []))
@@ -127,16 +128,35 @@ def _entry(cells: Mapping[str, Any]) -> Entry:
     else:
         there, absent = (_words(cells.get(name), name) for name in LABEL_COLUMNS)
         said = (*yes(there), *((word, 0) for word in dict.fromkeys(absent)))
-    return Entry(picture=_picture(cells), said=said, at=parse_time(cells.get("at")), source=_optional(cells, "source"))
+    picture = _picture(cells)
+    return Entry(
+        picture=picture,
+        said=said,
+        at=parse_time(cells.get("at")),
+        source=_optional(cells, "source"),
+        beside=_beside(cells, picture),
+    )
 
 
 def _picture(cells: Mapping[str, Any]) -> Picture:
-    scope = _optional(cells, "dataset"), _optional(cells, "shard")
-    key = _optional(cells, "key")
-    if key is not None or "path" not in cells:
-        return Picture(parse_text(key, "key"), True, *scope)
+    if _optional(cells, "key") is not None or "path" not in cells:
+        return Picture(parse_text(cells["key"], "key"), True, *_scope(cells))  # keys may begin or end with a space
     path = parse_text(cells["path"], "path").strip()
-    return Picture(posixpath.normpath(path), False, *scope)
+    return Picture(posixpath.normpath(path), False, *_scope(cells))
+
+
+def _beside(cells: Mapping[str, Any], picture: Picture) -> Picture | None:
+    """Return the picture that the path of a row is, where the row has a key as well."""
+    path = _optional(cells, "path")
+    if not picture.is_key or path is None or not path.strip():
+        return None
+    return replace(picture, name=posixpath.normpath(path.strip()), is_key=False)
+
+
+def _scope(cells: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the dataset and the shard that a row names; spreadsheets leave spaces about them."""
+    dataset, shard = ((_optional(cells, role) or "").strip() or None for role in ("dataset", "shard"))
+    return dataset, shard
 
 
 def _optional(cells: Mapping[str, Any], role: str) -> str | None:

@@ -143,7 +143,10 @@ def test_a_csv_as_excel_writes_it(encoding: str, separator: str, first: str, end
     [
         ("key,label\na,dog\nbc,Straße\n".encode("latin-1"), "'a.csv' is not UTF-8: line 3, character 8: .*CSV UTF-8"),
         ("key,label\na,dog\n".encode("utf-16")[:-1], "is not UTF-16: line 2, character 6: truncated data"),
-        ("key,label\na,dog\n".encode("utf-16-le"), "NUL characters, as UTF-16 without its mark has"),
+        ("key,label\na,dog\n".encode("utf-16-le"), "NUL characters in its header, as UTF-16 without its mark has"),
+        ("key,label\na,dog\n".encode("utf-32-le"), "NUL characters in its header, as UTF-32 without its mark has"),
+        ("key,label\na,dog\n".encode("utf-32"), "'a.csv' is UTF-32; save it as UTF-8"),
+        (b'\n"key"s,label\na,dog\nkey,label\n', "line 2 should be the header: ',' expected after '\"'; put cells with"),
         (b"sep=;\n", r"\(none\), and none that says which picture"),
         (b"sep=;\r\nkey,label\r\na,dog\r\n", "has the columns key,label, and none that says which picture"),
     ],
@@ -151,6 +154,25 @@ def test_a_csv_as_excel_writes_it(encoding: str, separator: str, first: str, end
 def test_a_csv_in_another_encoding_or_separator_is_refused_with_its_place(data: bytes, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         read_csv(data, "a.csv")
+
+
+def test_rows_of_separators_alone_are_blank() -> None:
+    content = csv_content(";;\nkey;label;value\na;dog;1\n;;\n ;\t;\nb;dog;0\n;;\n")
+    assert said(content) == {"a": {"dog": 1}, "b": {"dog": 0}} and content.bad == []
+
+
+def test_a_nul_and_a_cell_without_end_cost_a_line() -> None:
+    content = csv_content(f"key,label\na,d\0og\nb,dog\nc,{'x' * 140_000}\nd,dog\n")
+    assert said(content) == {"b": {"dog": 1}, "d": {"dog": 1}}
+    nul, long = content.bad
+    assert nul == "line 2: it has a NUL character; remove it"
+    assert long.startswith("line 4: a cell has more than 131,072 characters") and "close the quote" in long
+
+
+def test_spaces_about_a_dataset_and_a_shard_do_not_count_and_a_path_beside_a_key_is_kept() -> None:
+    (entry,) = csv_content("key,path,label,dataset,shard\na ,x/../b.jpg ,dog, street,00000 \n").entries
+    assert entry.picture == Picture("a ", True, "street", "00000")
+    assert entry.beside == Picture("b.jpg", False, "street", "00000")
 
 
 def test_parquet_with_types_of_its_own() -> None:

@@ -104,6 +104,25 @@ def test_what_means_nothing_is_counted_and_named(store: Store) -> None:
     assert "'horse', 'whale'" in text and "'new/d'" in text and "line 6" in text
 
 
+def test_spaces_about_a_key_count_only_where_a_sample_has_them(store: Store) -> None:
+    make_run(store.folder, "r2", make_taxonomy("dog"), {"1": Shard(scores={}, keys=["c "], statuses=[OK])})
+    report = store.bring("key,label,dataset,shard\nx/a ,dog,street ,0 \nc ,dog,,\n new,dog,,\n")
+    assert store.said("x/a") == {"dog": 1} and store.said("c") == {}
+    assert read_answers(store.folder).of("street", "1", "c ").keys() == {"dog"}
+    assert report.unknown_keys.examples == (" new",) and report.misplaced.count == 0
+
+
+def test_a_row_whose_key_and_path_are_two_pictures_is_bad(store: Store) -> None:
+    report = store.bring(
+        "key,path,label\nx/a,b.jpg,dog\nx/b,y/x/b.jpg,dog\nc,nowhere.jpg,dog\nx/a,,dog\nown,c.png,dog\n"
+    )
+    assert (report.rows, report.bad.count) == (4, 1)
+    (said,) = report.bad.examples
+    assert said == "key 'x/a' and path 'b.jpg' name two pictures (the path is 'x/b'); leave one of them empty"
+    with pytest.raises(RequestError, match="has 1 row, and none can be read:\n  key 'x/a' and path 'b.jpg' name two"):
+        store.bring("key,path,label,shard\nx/a,b.jpg,dog,0.tar\n", dataset="street")
+
+
 COCO = {
     "images": [{"id": n, "file_name": f"{name}.jpg"} for n, name in enumerate(("a", "b", "c"))],
     "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "red car"}, {"id": 3, "name": "unheard of"}],
@@ -160,13 +179,13 @@ def test_a_path_that_fits_several_keys_is_left_out(store: Store) -> None:
             {},
             r"none of them a label of 'street': 1 \('horse'\); the taxonomy knows dog, red-car",
         ),
-        ("key,label,value\nc,dog,2\n,,\n", {}, r"none of its 2 rows can be read:\n  line 2: value '2'"),
+        ("key,label,value\nc,dog,2\n,,\n", {}, r"has 1 row, and none can be read:\n  line 2: value '2'"),
         ("key,label\n", {}, "says nothing about any picture"),
         ("path,labels\nc.jpg,\n", {}, "names no label on any picture$"),
         (
             "path,labels,at\nc.jpg,,\nc.jpg,dog,soon\n",
             {},
-            r"on any picture \(1 of its rows cannot be read: line 3: 'soon'",
+            r"on any picture \(1 row cannot be read: line 3: 'soon'",
         ),
         ("key,label\nc,dog\n", {"taxonomy": "nowhere.yaml"}, "nowhere.yaml"),
     ],

@@ -394,7 +394,7 @@ def test_a_label_that_was_merged_after_the_question_is_known(store: World, tmp_p
     said = run_import(store.store, str(answers_file(tmp_path, [row(label_id=first), row(label_id="dog")])))
     assert said.unknown_labels == ("dog",)
     assert store.ask("select label_id, value from ground_truth") == [(other, 1)]
-    with pytest.raises(RequestError, match="has none of its 1 pictures"):
+    with pytest.raises(RequestError, match="does not have its 1 picture, such as"):
         run_import(store.store, str(answers_file(tmp_path, [row("gone")])))
 
 
