@@ -21,7 +21,7 @@ from flows.training.lesson import MIN_IMAGES
 from flows.training.model_card import model_card
 from flows.versions import versions
 from schemas.checkpoint import CalibrationRow, Scorer, TrainingData, TrainingSource
-from schemas.commands import shell
+from schemas.commands import store_command
 from schemas.config import CalibrateRequest
 from schemas.counts import counted
 from schemas.errors import RequestError
@@ -107,8 +107,8 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
         model = plan.model.as_checkpoint(images.embeddings_ND, images.tokens_NTC)
         fits = _fit(plan, model, images, label_ids, request.target_precision)
         record = _write(plan, model, images, fits)
-    store = "--store", request.store
-    tag = shell("clipdecoder", "tag", "SHARDS", "--taxonomy", request.taxonomy, "--model", record.model_id, *store)
+    tag = "tag", "SHARDS", "--taxonomy", request.taxonomy, "--model", record.model_id
+    promote = "models", "promote", record.model_id
     return CalibrateSummary(
         model_id=record.model_id,
         calibrated_from=plan.model.record.model_id,
@@ -118,7 +118,7 @@ def run_calibration(plan: JudgePlan, watch: Watch = lambda stage, done, total: N
         labels=len(label_ids),
         checks={scorer: list(done.checks) for scorer, done in fits.items()},
         unreached={scorer: list(done.unreached) for scorer, done in fits.items()},
-        next_steps=[tag, shell("clipdecoder", "models", "promote", record.model_id, *store)],
+        next_steps=[store_command(*words, store=request.store) for words in (tag, promote)],
     )
 
 

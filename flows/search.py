@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipdecoder.scoring.nearest import Nearest, nearest
 from flows.models import load_model, load_recorded
 from flows.searching.query import Place, embed_picture, embed_texts, find_like, place_of
-from schemas.commands import shell
+from schemas.commands import store_command
 from schemas.errors import ConfigError, StoreError, one_of
 from schemas.manifest import ModelRecord
 from schemas.search import FoundTag, SearchHit, SearchRequest, SearchResult
@@ -203,11 +203,12 @@ def _check_found(found: Found, record: ModelRecord, request: SearchRequest) -> N
     if found.unreadable:
         raise found.unreadable[0]
     where = f"of dataset {request.dataset!r} " if request.dataset else ""
-    tag = shell("clipdecoder", "tag", "SHARDS", "--taxonomy", "FILE", "--model", record.name)
+    tag = store_command("tag", "SHARDS", "--taxonomy", "FILE", "--model", record.name, store=request.store)
+    backfill = store_command("backfill", "--model", record.model_id, store=request.store)
     raise StoreError(
         f"the store {request.store!r} has no embeddings {where}by the encoder {record.encoder_id} of model "
         f"{record.model_id} ({record.name}); `{tag}` makes them, and where shards "
-        f"were tagged before, `clipdecoder backfill --model {record.model_id}`"
+        f"were tagged before, `{backfill}`"
     )
 
 

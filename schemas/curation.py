@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.commands import store_command
 from schemas.config import MAX_PIXELS, NAME
 from schemas.counts import counted
 from schemas.record import Record
@@ -11,6 +12,11 @@ from schemas.record import Record
 SAME_PICTURE = 4  # bits of 64 in which perceptual hashes of copies of a picture differ at most
 BLURRED, DARK, BRIGHT = 100, 0.1, 0.9  # where to begin to look, by sharpness and brightness
 _NAMED = 5  # shards that a summary names
+_LOOK = "select dataset, shard, key, sharpness, brightness from quality order by sharpness"
+_NO_COPIES = (
+    "select dataset, shard, key from quality anti join (from duplicates where not representative) "
+    "using (dataset, shard, sample)"
+)
 
 
 class QualityRequest(BaseModel):
@@ -83,7 +89,7 @@ class QualitySummary(Record):
             f"{seen.blurred:,} (sharpness below {BLURRED}), dark {seen.dark:,} (brightness below {DARK}), "
             f"bright {seen.bright:,} (above {BRIGHT}), of one colour {seen.flat:,}",
             *([f"could not be read, and removed: {counted(self.damaged, 'file')} of statistics"] * bool(self.damaged)),
-            'look: clipdecoder sql "select dataset, shard, key, sharpness, brightness from quality order by sharpness"',
+            f"look: {store_command('sql', _LOOK)}",
         ]
         for failure in self.failures[:_NAMED]:
             lines.append(f"not measured: {failure.dataset}/{failure.shard}: {failure.reason}")
@@ -144,17 +150,14 @@ class DuplicatesSummary(Record):
         if lacking:
             lines.append(
                 f"{counted(lacking, 'sample', 'have')} no embedding by the encoder of model {self.model_id}; "
-                f"`clipdecoder backfill --model {self.model_id}` makes them"
+                f"`{store_command('backfill', '--model', self.model_id)}` makes them"
             )
         unhashed = facts.samples - self.record.hashed
         if facts.max_phash is not None and unhashed:
             lines.append(
-                f"{counted(unhashed, 'sample', 'have')} no perceptual hash: `clipdecoder quality` makes them, but for "
-                "pictures of one colour"
+                f"{counted(unhashed, 'sample', 'have')} no perceptual hash: `{store_command('quality')}` makes them, "
+                "but for pictures of one colour"
             )
         lines += [f"left out: {reason}" for reason in self.record.unreadable]
-        lines.append(
-            'without copies: clipdecoder export --to "subset/{:05d}.tar" --sql "select dataset, shard, key '
-            'from quality anti join (from duplicates where not representative) using (dataset, shard, sample)"'
-        )
+        lines.append(f"without copies: {store_command('export', '--to', 'subset/{:05d}.tar', '--sql', _NO_COPIES)}")
         return lines

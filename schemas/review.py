@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from schemas.annotations import outdated_line
+from schemas.commands import store_command
 from schemas.config import MAX_PIXELS
 from schemas.counts import counted
 from schemas.record import Record
@@ -98,7 +99,7 @@ class ReviewExport(Record):
             ),
             *([f"no question about: {', '.join(self.labels_without)}"] if self.labels_without else []),
             f"left out: {self._left_out()}",
-            f"open {page} in a browser, answer, save, then: clipdecoder review import FILE",
+            f"open {page} in a browser, answer, save, then: {store_command('review', 'import', 'FILE')}",
         ]
 
     def _left_out(self) -> str:

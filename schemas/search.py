@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.commands import store_command
 from schemas.config import NAME, EncodeOptions
 from schemas.counts import counted
 
@@ -71,6 +72,6 @@ class SearchResult(BaseModel):
         if self.lacking:
             notes.append(
                 f"not searched, as they have no embeddings by its encoder of their present bytes: {len(self.lacking)} "
-                f"shards, e.g. {self.lacking[0]}; `clipdecoder backfill --model {self.model_id}` makes them"
+                f"shards, e.g. {self.lacking[0]}; `{store_command('backfill', '--model', self.model_id)}` makes them"
             )
         return notes + [f"not searched: {problem}" for problem in self.unreadable]

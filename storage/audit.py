@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
+from schemas.commands import store_command
 from schemas.errors import ShardPatternError, StoreError
 from schemas.manifest import Promotion
 from storage.catalog import check_store, shown_model
@@ -108,7 +109,7 @@ def _unfinished(run: StoredRun, tagged: Set[str]) -> Iterator[Finding]:
     """Yield what the run has not done: its manifest, and shards that its patterns name today and nobody tagged."""
     run_id, again = run.record.run_id, "the same `clipdecoder tag` command"
     if run.manifest is None and run.record.partial:
-        message = "the run did not end; `clipdecoder backfill` goes on with it"
+        message = f"the run did not end; `{store_command('backfill')}` goes on with it"
         yield Finding(code=FindingCode.INCOMPLETE, run_id=run_id, message=message)
     elif run.manifest is None:
         message = f"the run did not end; {again} goes on with it"

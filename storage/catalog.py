@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import ValidationError
 
-from schemas.commands import shell
+from schemas.commands import store_command
 from schemas.compaction import Kind
 from schemas.errors import StoreError
 from schemas.manifest import Promotion
@@ -133,7 +133,7 @@ def check_store(folder: Folder) -> None:
     if not folder.fs.isdir(folder.root):
         raise StoreError(
             f"there is no store at {folder.url!r}; "
-            f"`{shell('clipdecoder', 'tag', 'SHARDS', '--taxonomy', 'FILE', '--store', folder.url)}` makes one"
+            f"`{store_command('tag', 'SHARDS', '--taxonomy', 'FILE', store=folder.url)}` makes one"
         )
     names = {path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.root, detail=False)}
     visible = {name for name in names if not name.startswith(".")}

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from schemas.commands import store_command
 from schemas.compaction import CompactedFile, CompactedRun, CompactReport, Kind, RunCompaction
 from schemas.digests import digest_of
 from schemas.errors import StoreError
@@ -124,10 +125,14 @@ def _read(folder: Folder, part: Part) -> pa.Table:
     try:
         data = folder.read_bytes(part.path)
     except FileNotFoundError:
-        raise _BadPartError(f"{part.path} is not there; `clipdecoder audit` says what is lost") from None
+        raise _BadPartError(f"{part.path} is not there; {_lost(folder)}") from None
     if checksum(data) != part.sha256:
-        raise _BadPartError(f"{part.path} is not what was written; `clipdecoder audit` says what is lost")
+        raise _BadPartError(f"{part.path} is not what was written; {_lost(folder)}")
     return read_parquet(data)
+
+
+def _lost(folder: Folder) -> str:
+    return f"`{store_command('audit', store=folder.url)}` says what is lost"
 
 
 def _by_label(tables: Sequence[pa.Table]) -> pa.Table:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
+from schemas.commands import store_command
 from schemas.compaction import CompactedFile, CompactedRun, Kind
 from schemas.manifest import Part
 from storage.files import Folder, checksum
@@ -89,7 +90,7 @@ def _paths(
 
 def iter_unsound_compacted(folder: Folder, runs: Sequence[StoredRun]) -> Iterator[Finding]:
     """Yield a finding for every large file that the views may read and that is not what was written."""
-    again = "`clipdecoder compact` writes it again"
+    again = f"`{store_command('compact', store=folder.url)}` writes it again"
     for run_id, files in read_compacted(folder, runs).items():
         for part in (each.file for each in files):
             if checksum(folder.read_bytes(part.path)) != part.sha256:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from schemas.commands import store_command
 from schemas.errors import ModelError, StoreError
 from schemas.manifest import ModelRecord, Promotion
 from schemas.tables import DUPLICATES as DUPLICATES_SCHEMA
@@ -123,7 +124,8 @@ def iter_unsound_curation(folder: Folder, runs: Sequence[StoredRun], model_id: s
     for encoder_id in read:
         record = read_duplicates_record(folder, encoder_id)
         if record is not None and record.facts.digest != state_digest(folder, runs, encoder_id):
-            message = f"{duplicates_path(encoder_id)} is of other samples; `clipdecoder duplicates` computes it again"
+            again = store_command("duplicates", store=folder.url)
+            message = f"{duplicates_path(encoder_id)} is of other samples; `{again}` computes it again"
             yield Finding(code=FindingCode.STALE, run_id=None, message=message)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from schemas.commands import store_command
 from schemas.digests import digest_of
 from schemas.errors import StoreError
 from schemas.manifest import Part, ShardReport
@@ -69,6 +70,8 @@ def count_shared_keys(folder: Folder, samples: Sequence[Part]) -> int:
         try:
             row = connection.execute(_SHARED, {"paths": paths}).fetchone()
         except duckdb.Error as error:
-            raise StoreError(f"the samples of a run cannot be read; `clipdecoder audit` says which: {error}") from error
+            raise StoreError(
+                f"the samples of a run cannot be read; `{store_command('audit', store=folder.url)}` says which: {error}"
+            ) from error
     assert row is not None, "count(*) has one row"
     return int(row[0])

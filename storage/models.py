@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from schemas.commands import store_command
 from schemas.errors import ModelError, one_of
 from schemas.manifest import ModelRecord, Promotion
 from storage.files import Folder
@@ -42,7 +43,9 @@ def read_model(folder: Folder, model_id: str) -> ModelRecord:
     """
     models = read_models(folder)
     if model_id not in models:
-        raise ModelError(one_of("model", model_id, models) + " (see `clipdecoder models list`)")
+        raise ModelError(
+            one_of("model", model_id, models) + f" (see `{store_command('models', 'list', store=folder.url)}`)"
+        )
     return models[model_id]
 
 
@@ -70,10 +73,10 @@ def promote(folder: Folder, model_id: str, reason: str, *, force: bool = False) 
     if before is not None and before.model_id == model_id:
         return before
     if gates is not None and not gates.passed and not force:
+        numbers = store_command("models", "show", model_id, store=folder.url)
         raise ModelError(
             f"model {model_id} did not pass {', '.join(gates.holding)} when it was compared with "
-            f"{gates.current_model_id} (`clipdecoder models show {model_id}` has the numbers); --force promotes it all "
-            "the same"
+            f"{gates.current_model_id} (`{numbers}` has the numbers); --force promotes it all the same"
         )
     promotion = Promotion(
         model_id=model_id,

@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 from fsspec import AbstractFileSystem
 
+from schemas.commands import store_command
 from schemas.errors import QueryError, StoreError
 from storage.files import Folder
 
@@ -30,10 +31,7 @@ _TRACEBACK = re.compile(
 _UNREADABLE = "a file of the store cannot be read"
 # Files that are computed of others, and what computes them again.
 _COMPUTED = re.compile(rf"(?:^|{PROTOCOL}://)(quality|duplicates)/")
-_MENDS = {
-    "quality": "`clipdecoder quality` measures its shard again",
-    "duplicates": "`clipdecoder duplicates` computes it again",
-}
+_MENDS = {"quality": "measures its shard again", "duplicates": "computes it again"}  # by the command, and its folder
 
 
 class StoreFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -184,4 +182,5 @@ def unreadable(reason: str) -> StoreError:
 def mend_of(message: str) -> str:
     """Return what to do about a file that cannot be read, by its name in a message."""
     found = _COMPUTED.search(message)
-    return _MENDS[found[1]] if found else "`clipdecoder audit` says what is lost"
+    command, what = (found[1], _MENDS[found[1]]) if found else ("audit", "says what is lost")
+    return f"`{store_command(command)}` {what}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from schemas.commands import store_command
 from schemas.digests import DIGEST_LENGTH
 from schemas.errors import RequestError, StoreError, TaxonomyError, one_of
 from schemas.manifest import TaxonomyInForce
@@ -65,12 +66,11 @@ def applied_taxonomy(folder: Folder, name: str | None = None) -> Taxonomy:
     known = {record.name: record for record in records if not record.withdrawn}
     withdrawn = [record for record in records if record.withdrawn and name in (None, record.name)]
     if withdrawn and (name is not None or not known):
-        raise StoreError("; ".join(map(withdrawn_line, withdrawn)))
+        raise StoreError("; ".join(withdrawn_line(record, folder.url) for record in withdrawn))
     if not known:
-        raise StoreError(
-            f"no taxonomy is applied in the store {folder.url!r} yet; `clipdecoder taxonomy apply FILE` or "
-            "`clipdecoder tag SHARDS --taxonomy FILE` does"
-        )
+        tag, apply = ("tag", "SHARDS", "--taxonomy", "FILE"), ("taxonomy", "apply", "FILE")
+        either = " or ".join(f"`{store_command(*words, store=folder.url)}`" for words in (apply, tag))
+        raise StoreError(f"no taxonomy is applied in the store {folder.url!r} yet; {either} does")
     if name is None and len(known) > 1:
         raise StoreError(
             f"several taxonomies are applied in this store: {', '.join(sorted(known))}; say which: "
@@ -81,11 +81,12 @@ def applied_taxonomy(folder: Folder, name: str | None = None) -> Taxonomy:
     return read_taxonomy(folder, known[name or next(iter(known))].digest)
 
 
-def withdrawn_line(record: TaxonomyInForce) -> str:
+def withdrawn_line(record: TaxonomyInForce, store: str | None = None) -> str:
     """Say that a taxonomy was taken out of force, and how it comes back."""
+    again = store_command("taxonomy", "apply", record.digest, store=store)
     return (
-        f"taxonomy {record.name!r} was taken out of force on {record.since:%Y-%m-%d %H:%M} UTC; `clipdecoder taxonomy "
-        f"apply {record.digest}` puts its last version in force again"
+        f"taxonomy {record.name!r} was taken out of force on {record.since:%Y-%m-%d %H:%M} UTC; "
+        f"`{again}` puts its last version in force again"
     )
 
 

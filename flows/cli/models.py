@@ -157,12 +157,12 @@ def _gates(report: GateReport | None) -> str:
 def next_steps(folder: Folder) -> Iterator[str]:
     """Yield what the promoted model lacks, and the command that gives it."""
     from flows.backfill import plan_backfill
-    from schemas.commands import shell
+    from schemas.commands import store_command
     from schemas.config import BackfillRequest
 
     plan = plan_backfill(BackfillRequest(store=folder.url))
     if plan.runs and plan.model is not None:
-        backfill = shell("clipdecoder", "backfill", "--store", folder.url)
+        backfill = store_command("backfill", store=folder.url)
         yield f"next: {backfill}   (model {plan.model.model_id} lacks scores)"
 
 

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from schemas.commands import commands_about, default_store
 from schemas.errors import ConfigError
 from storage.terminal import draw_table, visible
 
@@ -24,8 +25,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")]
+
+
+def _told_store(context: typer.Context, store: str | None) -> str | None:
+    """Let the commands that this one prints name the store that it was given."""
+    context.with_resource(commands_about(store))
+    return store
+
+
 Store = Annotated[
-    str | None, typer.Option("--store", help="URL of the store.  [default: `store` in clipdecoder.toml, else ./store]")
+    str | None,
+    typer.Option(
+        "--store",
+        help="URL of the store.  [default: `store` in clipdecoder.toml, else ./store]",
+        callback=_told_store,
+    ),
 ]
 
 
@@ -38,12 +52,6 @@ class Summary(Protocol):
 
     def lines(self) -> list[str]:
         """Return it as text."""
-
-
-# What schemas.config says as well; importing that costs a fifth of a second. A test keeps them equal.
-DEFAULT_STORE = "store"
-SETTINGS_FILE = "clipdecoder.toml"
-SETTINGS_PREFIX = "CLIPDECODER_"
 
 
 def print_json(value: Any) -> None:
@@ -152,10 +160,4 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 def store_url(store: str | None) -> str:
     """Return the store to use: the option, else the setting."""
-    if store is not None:
-        return store
-    if not Path(SETTINGS_FILE).exists() and not any(name.upper().startswith(SETTINGS_PREFIX) for name in os.environ):
-        return DEFAULT_STORE  # nothing is set: most commands of a day need not load what reads settings
-    from schemas.config import load_settings
-
-    return load_settings().store
+    return store if store is not None else default_store()

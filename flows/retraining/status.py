@@ -12,6 +12,7 @@ from flows.retraining.summary import decision_lines, gate_rows, outcome_lines
 from flows.taxonomies.cost import TaxonomyCost, cost_of
 from flows.taxonomies.summary import dataset_line
 from flows.taxonomies.untagged import untagged_line
+from schemas.commands import store_command
 from schemas.counts import counted
 from schemas.manifest import ModelRecord, Promotion, TaxonomyInForce
 from schemas.record import Record
@@ -61,8 +62,9 @@ class StoreStatus(Record):
 
     def lines(self) -> list[str]:
         """Return the status as text."""
-        in_force = [line for taxonomy in self.taxonomies for line in _lines(taxonomy)]
-        return [_model_line(self.model), *in_force, *map(withdrawn_line, self.withdrawn)]
+        in_force = [line for taxonomy in self.taxonomies for line in _lines(taxonomy, self.store)]
+        withdrawn = (withdrawn_line(record, self.store) for record in self.withdrawn)
+        return [_model_line(self.model), *in_force, *withdrawn]
 
 
 def store_status(folder: Folder) -> StoreStatus:
@@ -137,21 +139,22 @@ def _model_line(model: ModelStatus | None) -> str:
     )
 
 
-def _lines(status: TaxonomyStatus) -> Iterator[str]:
+def _lines(status: TaxonomyStatus, store: str) -> Iterator[str]:
     yield (
         f"taxonomy {status.name}: version {status.digest} since {_time(status.since)}; {status.active} active labels, "
         f"{status.seen} seen and {status.novel} novel"
     )
     lacking = status.lacking.lacking
     if lacking:
-        yield f"- not scored yet: {counted(len(lacking), 'label')}; `clipdecoder backfill` scores them"
+        command = store_command("backfill", store=store)
+        yield f"- not scored yet: {counted(len(lacking), 'label')}; `{command}` scores them"
         yield from (f"- {dataset_line(cost)}" for cost in status.lacking.datasets if cost.labels)
     elif not status.lacking.datasets:
         yield f"- {untagged_line(status.name, status.lacking.known)}"
     else:
         yield "- every label is scored on every tagged shard"
     if status.decision is None:
-        yield "- retraining: not decided yet; `clipdecoder retrain` decides"
+        yield f"- retraining: not decided yet; `{store_command('retrain', store=store)}` decides"
         return
     yield from decision_lines(status.decision)
     if status.decision.taxonomy_digest != status.digest:
@@ -164,7 +167,7 @@ def _lines(status: TaxonomyStatus) -> Iterator[str]:
     if status.outcome is not None:
         yield from outcome_lines(status.outcome)
     elif status.decision.retrain:
-        yield "outcome: not yet; `clipdecoder retrain` carries it out"
+        yield f"outcome: not yet; `{store_command('retrain', store=store)}` carries it out"
 
 
 def _time(at: datetime) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdecoder.clock import StageClock
-from schemas.commands import shell
+from schemas.commands import shell, store_command
 from schemas.errors import ConfigError, ModelError, StoreError, TaxonomyError
 from schemas.manifest import ModelRecord
 from schemas.sample import SampleStatus
@@ -102,7 +102,7 @@ def find_like(
             return embedding_D
     raise StoreError(
         f"shard {place[1]!r} of dataset {place[0]!r} has no embeddings by the encoder {record.encoder_id} of model "
-        f"{record.model_id} ({record.name}); `clipdecoder backfill --model {record.model_id}` makes them"
+        f"{record.model_id} ({record.name}); `{store_command('backfill', '--model', record.model_id)}` makes them"
     )
 
 

@@ -9,6 +9,7 @@ from flows.tagging.outcomes import RunOutcome
 from flows.tagging.shard_job import ShardTrouble
 from flows.taxonomies.cost import TaxonomyCost, cost_of
 from flows.taxonomies.summary import dataset_line
+from schemas.commands import store_command
 from schemas.counts import counted
 from schemas.sample import SampleStatus
 from storage.files import Folder
@@ -17,9 +18,6 @@ from storage.taxonomies import read_taxonomy, taxonomies_in_force
 _NAMED = 10
 _NOTHING_TAGGED = "nothing to backfill: nothing was tagged yet"
 _ALL_SCORED = "nothing to backfill: model {} has scored every label on every tagged shard"
-_ALL_WITHDRAWN = (
-    "nothing to backfill: every taxonomy was taken out of force; `clipdecoder taxonomy status` says how each comes back"
-)
 
 
 class FilledRun(BaseModel):
@@ -63,7 +61,7 @@ class BackfillSummary(BaseModel):
         if self.model_id is None:
             return [_NOTHING_TAGGED]
         if not self.runs:
-            return [_ALL_WITHDRAWN if self.withdrawn else _ALL_SCORED.format(self.model_id)]
+            return [_nothing_lacks(self.store, self.model_id, withdrawn=self.withdrawn)]
         state = "complete" if self.ok else "NOT complete"
         lines = [f"backfill by model {self.model_id}: {state}", *(line for run in self.runs for line in run.lines())]
         return lines + [f"- next: {step}" for step in self.next_steps]
@@ -82,7 +80,7 @@ class PlannedBackfill(BaseModel):
         if self.model_id is None:
             return [_NOTHING_TAGGED]
         costs = [cost for taxonomy in self.taxonomies for cost in taxonomy.datasets if cost.labels]
-        nothing = _ALL_WITHDRAWN if self.withdrawn else _ALL_SCORED.format(self.model_id)
+        nothing = _nothing_lacks(self.store, self.model_id, withdrawn=self.withdrawn)
         return [dataset_line(cost) for cost in costs] or [nothing]
 
 
@@ -92,6 +90,13 @@ def describe_backfill(plan: BackfillPlan) -> PlannedBackfill:
     taxonomies = [read_taxonomy(folder, record.digest) for record in taxonomies_in_force(folder)]
     costs = [cost_of(folder, taxonomy, model_id) for taxonomy in taxonomies]
     return PlannedBackfill(store=plan.request.store, model_id=model_id, withdrawn=plan.withdrawn, taxonomies=costs)
+
+
+def _nothing_lacks(store: str, model_id: str | None, *, withdrawn: bool) -> str:
+    if not withdrawn:
+        return _ALL_SCORED.format(model_id)
+    status = store_command("taxonomy", "status", store=store)
+    return f"nothing to backfill: every taxonomy was taken out of force; `{status}` says how each comes back"
 
 
 def summarise_backfill(outcome: BackfillOutcome) -> BackfillSummary:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from flows.tagging.outcomes import RunOutcome
 from flows.tagging.shard_job import ShardTrouble, trouble_of
 from flows.tagging.stages import limit, total_queues, total_seconds
+from schemas.commands import store_command
 from schemas.counts import counted
 from schemas.manifest import QueueFacts
 from schemas.sample import SampleStatus, ShardStatus
@@ -16,6 +17,7 @@ from storage.files import Folder
 from storage.models import read_promotion
 
 _NAMED = 5  # labels named in a sentence
+_WHY_FAILED = "select status, error, count(*) from failures group by all"
 MAX_LISTED = 500  # rows of the shard table; the worst come first
 
 
@@ -174,8 +176,9 @@ def _next_steps(outcome: RunOutcome, *, promoted: bool) -> list[str]:
     steps = []
     if outcome.over_budget:
         steps.append(
-            f"more than --max-bad {outcome.plan.request.max_bad} of the samples failed; ask `clipdecoder sql "
-            '"select status, error, count(*) from failures group by all"` why, then mend the images or raise --max-bad'
+            f"more than --max-bad {outcome.plan.request.max_bad} of the samples failed; ask "
+            f"`{store_command('sql', _WHY_FAILED, store=outcome.plan.request.store)}` why, then mend the images or "
+            "raise --max-bad"
         )
     elif not outcome.complete:
         steps.append("mend the shards above and run the same command again; what is done stays done")
@@ -191,8 +194,6 @@ def _next_steps(outcome: RunOutcome, *, promoted: bool) -> list[str]:
             "another label"
         )
     if outcome.plan.vocabulary and not promoted:
-        steps.append(
-            f"`scores` and `tags` show another model; show this one with `clipdecoder models promote "
-            f"{outcome.plan.record.model_id}`"
-        )
+        promote = store_command("models", "promote", outcome.plan.record.model_id, store=outcome.plan.request.store)
+        steps.append(f"`scores` and `tags` show another model; show this one with `{promote}`")
     return steps

@@ -11,6 +11,7 @@ from flows.retraining.summary import decision_lines, outcome_lines
 from flows.tagging.backfill_summary import BackfillSummary, summarise_backfill
 from flows.taxonomies.cost import TaxonomyCost
 from flows.taxonomies.summary import change_lines, cost_lines
+from schemas.commands import store_command
 from schemas.retraining import RetrainDecision, RetrainOutcome
 from schemas.taxonomy_diff import TaxonomyDiff
 
@@ -39,8 +40,8 @@ class PlannedApply(BaseModel):
         if self.decision.retrain:
             yield (
                 "- the training comes on top of the cost above and, if the new model is promoted, scoring every label "
-                f"of {self.images:,} images anew (`--no-retrain` leaves both to `clipdecoder retrain` and `clipdecoder "
-                "backfill`)"
+                f"of {self.images:,} images anew (`--no-retrain` leaves both to "
+                f"`{store_command('retrain', store=self.store)}` and `{store_command('backfill', store=self.store)}`)"
             )
 
     def _costs(self) -> Iterator[str]:
@@ -93,7 +94,7 @@ class ApplySummary(BaseModel):
         if self.retraining is not None:
             yield from outcome_lines(self.retraining)
         elif self.decision.retrain:
-            yield "- next: `clipdecoder retrain` carries it out"
+            yield f"- next: `{store_command('retrain', store=self.store)}` carries it out"
         for backfill in self.backfills:
             if learned is not None and backfill.model_id == learned:
                 yield from backfill.lines()

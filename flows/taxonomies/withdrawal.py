@@ -10,6 +10,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
+from schemas.commands import store_command
 from schemas.counts import counted
 from storage.catalog import check_store
 from storage.files import Folder
@@ -53,7 +54,7 @@ class Withdrawal(BaseModel):
             yield f"- {counted(len(self.shared), 'label')} shown as before, by another taxonomy in force"
         yield (
             "- scores, answers, models and versions stay; "
-            f"`clipdecoder taxonomy apply {self.taxonomy_digest}` brings it back"
+            f"`{store_command('taxonomy', 'apply', self.taxonomy_digest, store=self.store)}` brings it back"
         )
         yield (
             "- `clipdecoder tag` and `clipdecoder taxonomy apply` with its file do so too: stop what is scheduled to "

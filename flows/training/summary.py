@@ -10,7 +10,7 @@ from flows.evaluation.tables import decimal, percent
 from flows.training.lesson import Lesson
 from flows.training.plan import TrainPlan
 from schemas.checkpoint import Scorer
-from schemas.commands import shell
+from schemas.commands import store_command
 from schemas.counts import counted
 from schemas.manifest import ModelRecord
 from schemas.training_report import BranchPrecision, TrainingReport
@@ -143,10 +143,10 @@ def summarise_training(
 
 def _next_steps(plan: TrainPlan, record: ModelRecord, *, promoted: bool) -> list[str]:
     store = plan.request.store
-    words = "SHARDS", "--taxonomy", plan.request.taxonomy, "--model", record.model_id, "--store", store
-    steps = [shell("clipdecoder", name, *words) for name in ("evaluate", "tag")]
+    words = "SHARDS", "--taxonomy", plan.request.taxonomy, "--model", record.model_id
+    steps = [store_command(name, *words, store=store) for name in ("evaluate", "tag")]
     if not promoted:
-        promote = shell("clipdecoder", "models", "promote", record.model_id, "--store", store)
+        promote = store_command("models", "promote", record.model_id, store=store)
         steps.append(f"`scores` and `tags` show another model; {promote}")
     return steps
 

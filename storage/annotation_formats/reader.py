@@ -6,7 +6,7 @@ import json
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
-from schemas.commands import shell
+from schemas.commands import store_command
 from schemas.errors import RequestError, one_of
 from storage.annotation_formats.coco import is_coco, read_coco
 from storage.annotation_formats.content import FileContent
@@ -61,7 +61,7 @@ def _read_json(data: bytes, url: str, kind: Literal["coco", "labelstudio", "json
     if is_label_studio(value) and kind != "coco":
         return read_label_studio(value)
     if isinstance(value, dict) and value.get("format") == "clipdecoder-answers":
-        command = shell("clipdecoder", "review", "import", url)
+        command = store_command("review", "import", url)
         raise RequestError(f"{url!r} is what the review page saves; `{command}` brings it in")
     raise RequestError(
         f"{url!r} is JSON of another kind{f' than {kind}' if kind != 'json' else ''}: COCO is an object with images, "

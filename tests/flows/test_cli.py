@@ -17,6 +17,8 @@ import typer
 
 from flows.cli import output
 from flows.cli.app import app
+from schemas.commands import DEFAULT_STORE, SETTINGS_PREFIX
+from schemas.commands import SETTINGS_FILE as SETTINGS_FILE_OF_COMMANDS
 from schemas.config import SETTINGS_FILE, Settings
 from tests.flows.world import World, decoded, make_world, pictures, taxonomy_text
 from tests.nasty import jpeg
@@ -204,7 +206,7 @@ def test_compacting_changes_no_answer_and_nothing_that_comes_after(world: World)
     part = next(Path(world.store).glob("runs/*/scores/*.parquet"))
     part.write_bytes(part.read_bytes()[:-1])
     broken = clipdecoder("compact", "--store", world.store)
-    assert broken.returncode == 1 and "`clipdecoder audit` says what is lost" in broken.stdout
+    assert broken.returncode == 1 and f"`clipdecoder audit --store {world.store}` says what is lost" in broken.stdout
 
 
 def test_a_catalog_file_is_written_replaced_and_never_put_over_anything_else(tagged: World, tmp_path: Path) -> None:
@@ -235,9 +237,9 @@ def test_asking_loads_no_settings_where_nothing_is_set(tagged: World) -> None:
 
 
 def test_what_is_known_of_settings_without_loading_them_is_what_they_say() -> None:
-    assert Settings.model_fields["store"].default == output.DEFAULT_STORE
-    assert output.SETTINGS_FILE == SETTINGS_FILE
-    assert Settings.model_config["env_prefix"] == output.SETTINGS_PREFIX
+    assert Settings.model_fields["store"].default == DEFAULT_STORE
+    assert SETTINGS_FILE_OF_COMMANDS == SETTINGS_FILE
+    assert Settings.model_config["env_prefix"] == SETTINGS_PREFIX
 
 
 def test_the_store_comes_from_the_option_then_the_environment_then_the_file(tagged: World, tmp_path: Path) -> None:

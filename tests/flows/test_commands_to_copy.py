@@ -8,8 +8,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from flows.browse.exports import command
+from flows.cli.app import app
 from flows.search import run_search
 from schemas.errors import ConfigError, RequestError, StoreError
 from schemas.search import SearchRequest
@@ -17,6 +19,7 @@ from storage.annotation_formats.reader import read_annotation_file
 from storage.catalog import open_catalog
 from storage.catalog_file import catalog_file
 from storage.files import Folder
+from storage.taxonomies import taxonomies_in_force
 from tests.flows.world import make_world, pictures
 
 ODD = 'it\'s my "folder" $HOME'
@@ -77,3 +80,42 @@ def test_the_export_of_a_page(place: Path) -> None:
         *("--sql", "select key from tags where label_id = 'dog'", "--to", "export/{:05d}.tar"),
         *("--store", str(place), "--model", "m1"),
     ]
+
+
+# What prints commands about its store, and how the one begins that is looked for.
+PRINTING = {
+    ("quality",): "sql",
+    ("duplicates",): "export",
+    ("taxonomy", "status"): "retrain",
+    ("taxonomy", "withdraw", "TAXONOMY", "--plan"): "taxonomy apply",
+    ("taxonomy", "withdraw", "TAXONOMY"): "taxonomy apply",
+    ("backfill", "--plan"): "taxonomy status",
+    ("audit",): "quality",
+}
+
+
+def printed(text: str) -> list[list[str]]:
+    """Return the words of every command in a text that stands between backticks, or to the end of a line."""
+    found = re.findall(r"`clipdecoder (.*?)`|: clipdecoder (.*)$", text, re.M)
+    return [shlex.split(quoted or last) for quoted, last in found]
+
+
+@pytest.mark.parametrize("as_default", [False, True])
+def test_summaries_name_a_store_that_is_not_the_default(
+    place: Path, as_default: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(place, shards=1)
+    world.tag()
+    (taxonomy,) = (record.name for record in taxonomies_in_force(Folder(world.store)))
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("CLIPDECODER_ORCHESTRATE", "false")
+    if as_default:
+        monkeypatch.setenv("CLIPDECODER_STORE", world.store)
+    for words, start in PRINTING.items():
+        if words == ("audit",):
+            (statistics,) = Path(world.store).glob("quality/**/*.parquet")
+            statistics.write_bytes(b"damaged")
+        given = [word.replace("TAXONOMY", taxonomy) for word in words]
+        done = CliRunner().invoke(app, given if as_default else [*given, "--store", world.store])
+        (command, *_) = (each for each in printed(done.output) if " ".join(each).startswith(start))
+        assert (command[-2:] == ["--store", world.store]) is not as_default, (words, done.output)
