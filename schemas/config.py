@@ -200,6 +200,13 @@ def _describe(problem: Any) -> str:
     return f"setting {name} = {problem['input']!r}: {problem['msg']} ({SETTINGS_FILE} or {variable})"
 
 
+def _said(problem: Any) -> str:
+    """Return what is wrong with a value: of a name, which characters it may have."""
+    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME:
+        return "a name is made of a-z, A-Z, 0-9, _, - and ., and does not begin with a ."
+    return str(problem["msg"])
+
+
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
@@ -212,7 +219,7 @@ def make_request(kind: type[RequestT], **values: Any) -> RequestT:
     try:
         return kind(**values)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors())
+        problems = (f"{'.'.join(map(str, p['loc']))} = {p['input']!r}: {_said(p)}" for p in error.errors())
         raise ConfigError("; ".join(problems)) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -38,10 +39,11 @@ def create_app(desk: Desk) -> FastAPI:
         lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(_refuse_repeated)]
     )
     app.state.desk = desk
-    app.include_router(pages.router)
-    app.include_router(compare.router)
-    app.include_router(media.router)
-    app.include_router(actions.router)
+    for router in (pages.router, compare.router, media.router, actions.router):
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.methods == {"GET"}:
+                route.methods = {"GET", "HEAD"}  # as HTTP has it; the server leaves the body out
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=str(files("flows.browse") / "static")))
     app.add_exception_handler(ClipdecoderError, _say(HTTPStatus.BAD_REQUEST))
     for absent in (NotThereError, ShardError):

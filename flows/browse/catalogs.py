@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from schemas.errors import ConfigError, ShardError, StoreError, one_of
 from schemas.manifest import ShardReport
@@ -249,6 +250,13 @@ class Catalog:
         return self.labels[label_id]
 
 
+class _Opening:
+    """What the threads that ask for one source wait at, so that one of them opens it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
 class Catalogs:
     """The catalogs of one store, by source: `` is what the store shows, `model:ID` and `run:ID` are others."""
 
@@ -256,7 +264,7 @@ class Catalogs:
         self._folder = folder
         self._held: OrderedDict[str, Catalog] = OrderedDict()
         self._lock = threading.Lock()
-        self._opening: dict[str, threading.Lock] = {}
+        self._opening: WeakValueDictionary[str, _Opening] = WeakValueDictionary()  # as long as a thread is at it
 
     def get(self, source: str = "") -> Catalog:
         """Return the catalog of a source, opened now where it is not open.
@@ -265,8 +273,8 @@ class Catalogs:
             RequestError: there is no such model or run, or the store cannot be read.
         """
         with self._lock:
-            opening = self._opening.setdefault(source, threading.Lock())
-        with opening:
+            opening = self._opening.setdefault(source, _Opening())
+        with opening.lock:
             with self._lock:
                 if source in self._held:
                     self._held.move_to_end(source)

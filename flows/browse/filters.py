@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
@@ -123,6 +123,12 @@ class Filter(SourceQuery):
         if value not in ("", FAILED, *SampleStatus):
             raise ValueError(one_of("status", value, (FAILED, *SampleStatus)))
         return value
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> Self:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"no score is at least {self.low:g} and at most {self.high:g}; exchange low and high")
+        return self
 
     @property
     def place_after(self) -> tuple[Any, ...] | None:

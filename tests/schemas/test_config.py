@@ -68,3 +68,9 @@ def test_a_batch_size_may_be_a_word(given: str | int, meant: int, monkeypatch: p
 def test_a_batch_size_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match=f"batch_size = '{wrong}'"):
         tag_request(shards=("a.tar",), taxonomy="t.yaml", store="s", batch_size=wrong)
+
+
+def test_a_name_that_cannot_be_one_is_told_what_it_may_have() -> None:
+    with pytest.raises(ConfigError, match=r"a name is made of a-z, A-Z, 0-9, _, - and \., and does not") as error:
+        tag_request(store="s", shards=("a.tar",), taxonomy="t.yaml", name="d's et")
+    assert "pattern" not in str(error.value) and '"d\'s et"' in str(error.value)

@@ -103,3 +103,20 @@ def test_the_page_and_its_script_are_told_the_same(page: Page) -> None:
         "order 'xyz': input should be 'high' or 'low'; correct the address, or begin at the first page"
     )
     assert page.client.get(f"/api/counts?source={quote('run:nope')}").status_code == 404
+
+
+def test_a_range_that_is_reversed_is_named(page: Page) -> None:
+    words = unescape(page.html("/?label=ant&low=0.9&high=0.1", 400))
+    assert "no score is at least 0.9 and at most 0.1; exchange low and high" in words
+    assert page.html("/?label=ant&low=0.5&high=0.5")
+
+
+def test_sources_that_are_not_there_leave_nothing_behind(page: Page) -> None:
+    for number in range(3):
+        assert page.client.get(f"/?source=run:nope{number}").status_code == 404
+    assert not page.desk.catalogs._opening
+
+
+def test_head_answers_as_get_does(page: Page) -> None:
+    for path in ("/", "/labels", "/api/state", "/static/browse.css"):
+        assert page.client.head(path).status_code == page.client.get(path).status_code != 405, path
