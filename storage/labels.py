@@ -97,4 +97,4 @@ def why_unlabelled(connection: duckdb.DuckDBPyConnection, folder: Folder, run_id
 def said_if_withdrawn(folder: Folder, name: str) -> str | None:
     """Say that a taxonomy is out of force, and how it comes back; None of one that is in force."""
     record = find_record(folder, name)
-    return withdrawn_line(record) if record is not None and record.withdrawn else None
+    return withdrawn_line(record, folder.url) if record is not None and record.withdrawn else None

@@ -141,8 +141,8 @@ def _model_line(model: ModelStatus | None) -> str:
 
 def _lines(status: TaxonomyStatus, store: str) -> Iterator[str]:
     yield (
-        f"taxonomy {status.name}: version {status.digest} since {_time(status.since)}; {status.active} active labels, "
-        f"{status.seen} seen and {status.novel} novel"
+        f"taxonomy {status.name}: version {status.digest} since {_time(status.since)}; "
+        f"{counted(status.active, 'active label')}, {status.seen} seen and {status.novel} novel"
     )
     lacking = status.lacking.lacking
     if lacking:
