@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import uvicorn
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -86,9 +87,12 @@ def address(desk: Desk, path: str = "/") -> str:
 
 
 def until(check: Callable[[], object]) -> None:
-    """Wait for something to become true."""
+    """Wait for something to become true; what is looked at may be replaced while it is read."""
     deadline = time.monotonic() + SECONDS
-    while not check():
+    while True:
+        with suppress(StaleElementReferenceException):
+            if check():
+                return
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
